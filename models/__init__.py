@@ -1,0 +1,32 @@
+"""Decoder language models as pure functions on nested dicts.
+
+Names are loaded when they are first used, so that importing this package costs next to nothing.
+"""
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "DecoderConfig": "models.config",
+    "ModelError": "models.errors",
+    "TokenScores": "models.decoder",
+    "abstract_values": "models.parameters",
+    "declare": "models.decoder",
+    "hidden": "models.decoder",
+    "init": "models.decoder",
+    "logical_axes": "models.parameters",
+    "logits": "models.decoder",
+    "token_scores": "models.decoder",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

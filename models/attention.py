@@ -1,0 +1,71 @@
+"""Self-attention paths, chosen by a static name.
+
+"exact" is made of plain array operations, so it has every derivative: reverse, forward, forward over reverse,
+and under vmap. Fused kernels have no forward-mode derivative; they belong beside it under names of their own.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from models.errors import ModelError
+from models.precision import accumulation_dtype
+
+Queries = Float[Array, "sequences positions heads head_dim"]
+Keys = Float[Array, "sequences keys kv_heads head_dim"]
+Attend = Callable[[Queries, Keys, Keys], Queries]
+"""Mixes values: (queries, keys, values) -> one vector a head and position."""
+
+
+def self_attention(name: str, segments: Int[Array, "sequences positions"]) -> Attend:
+    """Builds the attention that every layer of one forward pass shares: causal, within a segment.
+
+    Args:
+      name: the path, a key of `PATHS`; it must be static under jit.
+      segments: segment id of each token. Padding (0) is a segment like any other: each of its tokens sees
+        itself at least, so that no softmax is empty and no derivative is NaN.
+
+    Returns:
+      The function of queries, keys and values.
+
+    Raises:
+      ModelError: for an unknown name.
+    """
+    if name not in PATHS:
+        raise ModelError(f"unknown attention {name!r}: choose one of {', '.join(sorted(PATHS))}")
+    return PATHS[name](segments)
+
+
+def exact(segments: Int[Array, "sequences positions"]) -> Attend:
+    """Materialises the scores; the mask is computed once for all layers."""
+    mask = causal_mask(segments)
+    return lambda query, key, value: masked_attention(query, key, value, mask)
+
+
+def causal_mask(segments: Int[Array, "sequences positions"]) -> Bool[Array, "sequences positions positions"]:
+    """True where a query position (second axis) may see a key position (third axis)."""
+    return jnp.tril(segments[:, :, None] == segments[:, None, :])
+
+
+def masked_attention(
+    query: Queries, key: Keys, value: Keys, mask: Bool[Array, "sequences positions keys"]
+) -> Queries:
+    """The mean of the visible values, with weights softmax(query key^T / sqrt(head_dim)) in float32.
+
+    Grouped key/value heads are never repeated in memory: query heads g * r .. g * r + r - 1 read key/value
+    head g. Every query needs at least one key.
+    """
+    sequences, positions, heads, head_dim = query.shape
+    kv_heads = key.shape[2]
+    grouped = query.reshape(sequences, positions, kv_heads, heads // kv_heads, head_dim)
+    scores = jnp.einsum(
+        "stgrd,sugd->sgrtu", grouped, key, preferred_element_type=accumulation_dtype(query.dtype)
+    )
+    scores = jnp.where(mask[:, None, None], scores * head_dim**-0.5, jnp.finfo(scores.dtype).min)
+    shares = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    return jnp.einsum("sgrtu,sugd->stgrd", shares, value).reshape(sequences, positions, heads, head_dim)
+
+
+PATHS: dict[str, Callable[[Int[Array, "sequences positions"]], Attend]] = {"exact": exact}

@@ -1,0 +1,210 @@
+"""The decoder: declaration, hidden states, logits and token scores, as pure functions of nested dicts."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.nn import initializers
+from jaxtyping import Array, Bool, DTypeLike, Float, Int, PRNGKeyArray
+
+from models.attention import Keys, Queries, self_attention
+from models.config import DecoderConfig
+from models.errors import ModelError
+from models.layers import declare_gated_mlp, declare_linear, declare_rms_norm, gated_mlp, linear, rms_norm
+from models.parameters import Declaration, Params, Tensor, initial_values, stacked
+from models.precision import accumulation_dtype
+from models.rope import Rotation, rotate, rotation, segment_positions
+
+REMAT = {
+    "none": lambda layer: layer,
+    "full": jax.checkpoint,
+    "dots": lambda layer: jax.checkpoint(
+        layer, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    ),
+}
+"""What the backward pass keeps of a layer: everything, its input alone, or the outputs of its linear maps."""
+
+Tokens = Int[Array, "sequences positions"]
+Stream = Float[Array, "sequences positions width"]
+
+
+class TokenScores(NamedTuple):
+    """How well each token was predicted from the tokens before it in its segment; see `token_scores`."""
+
+    loss: Float[Array, "sequences positions"]
+    correct: Bool[Array, "sequences positions"]
+
+
+def declare(config: DecoderConfig) -> Declaration:
+    """Declares every tensor of the decoder, layers stacked on a leading axis.
+
+    Fresh kernels have variance 1 / inputs; the two maps of a layer back into the residual stream are smaller
+    by sqrt(2 layers), so that the stream's variance does not grow with depth (Radford et al., GPT-2, 2019).
+    """
+    heads, kv_heads = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    shrink = (2 * config.layers) ** -0.5
+    attention = {
+        "query": declare_linear(config.width, heads, ("width", "heads"), bias=config.attention_bias),
+        "key": declare_linear(config.width, kv_heads, ("width", "kv_heads"), bias=config.attention_bias),
+        "value": declare_linear(config.width, kv_heads, ("width", "kv_heads"), bias=config.attention_bias),
+        "output": declare_linear(
+            heads, config.width, ("heads", "width"), bias=config.attention_bias, std=shrink * heads**-0.5
+        ),
+    }
+    layer = {
+        "attention_norm": declare_rms_norm(config.width),
+        "attention": attention,
+        "mlp_norm": declare_rms_norm(config.width),
+        "mlp": declare_gated_mlp(
+            config.width, config.mlp_width, bias=config.mlp_bias, output_std=shrink * config.mlp_width**-0.5
+        ),
+    }
+    embedding = Tensor(
+        (config.vocab_size, config.width), ("vocab", "width"), initializers.normal(config.init_std)
+    )
+    tensors = {
+        "embedding": {"table": embedding},
+        "layers": stacked(layer, config.layers),
+        "final_norm": declare_rms_norm(config.width),
+    }
+    if not config.tied_embeddings:
+        tensors["unembedding"] = declare_linear(config.width, config.vocab_size, ("width", "vocab"))
+    return tensors
+
+
+def init(config: DecoderConfig, key: PRNGKeyArray | Array, dtype: DTypeLike = jnp.float32) -> Params:
+    """Draws fresh parameters for the architecture."""
+    return initial_values(declare(config), key, dtype)
+
+
+def hidden(
+    params: Params,
+    tokens: Tokens,
+    segments: Tokens,
+    config: DecoderConfig,
+    *,
+    attention: str = "exact",
+    remat: str = "none",
+) -> Stream:
+    """Final hidden states, after the last norm: what the unembedding reads.
+
+    Args:
+      params: as `declare` describes them; computation is in their type.
+      tokens: token ids.
+      segments: 0 for padding, 1, 2, ... for the rows of a sequence. Tokens attend to earlier tokens of their
+        own segment only, and positions restart with each segment.
+      config: the architecture (static).
+      attention: name of the attention path (static), see `models.attention.PATHS`.
+      remat: name of the rematerialisation policy (static), see `REMAT`.
+
+    Returns:
+      One vector a token, in the parameters' type.
+
+    Raises:
+      ModelError: for an unknown path or policy, or for sequences longer than the model is made for.
+    """
+    if remat not in REMAT:
+        raise ModelError(f"unknown remat {remat!r}: choose one of {', '.join(sorted(REMAT))}")
+    if tokens.shape[1] > config.max_positions:
+        raise ModelError(
+            f"{tokens.shape[1]} tokens in a row, the model is made for {config.max_positions}: shorten the rows"
+        )
+    turn = rotation(segment_positions(segments), config.head_dim, config.rope_theta)
+    attend = self_attention(attention, segments)
+
+    def layer(x: Stream, weights: Params) -> tuple[Stream, None]:
+        return block(weights, x, turn, config, lambda *qkv: (attend(*qkv), None))
+
+    x = embed(params, tokens)
+    x, _ = jax.lax.scan(REMAT[remat](layer), x, params["layers"])
+    return rms_norm(params["final_norm"], x, config.norm_epsilon)
+
+
+def logits(
+    params: Params,
+    tokens: Tokens,
+    segments: Tokens,
+    config: DecoderConfig,
+    *,
+    attention: str = "exact",
+    remat: str = "none",
+) -> Float[Array, "sequences positions vocab"]:
+    """Float32 scores of every next token; arguments as in `hidden`."""
+    return unembed(params, hidden(params, tokens, segments, config, attention=attention, remat=remat))
+
+
+def token_scores(
+    params: Params,
+    batch: Mapping[str, Array],
+    config: DecoderConfig,
+    *,
+    attention: str = "exact",
+    remat: str = "none",
+) -> TokenScores:
+    """How well each token is predicted from the tokens before it in its segment.
+
+    loss[s, t] = -log p(tokens[s, t] | tokens[s, <t]), in float32; correct[s, t]: the token is the argmax of p.
+    The first token of a segment is predicted from nothing: its loss is 0 and it is not correct. Which tokens
+    count is the caller's business: nothing is masked here.
+
+    Args:
+      params: as `declare` describes them.
+      batch: holds `tokens` and `segments`; other entries are ignored.
+      config: the architecture (static).
+      attention: as in `hidden`.
+      remat: as in `hidden`.
+
+    Returns:
+      TokenScores, aligned with `tokens`; `correct` costs nothing under jit where it is not used.
+    """
+    tokens, segments = batch["tokens"], batch["segments"]
+    scores = logits(params, tokens, segments, config, attention=attention, remat=remat)
+    following = jnp.roll(tokens, -1, axis=1)
+    target = jnp.take_along_axis(scores, following[..., None], axis=-1)[..., 0]
+    loss = jax.nn.logsumexp(scores, axis=-1) - target
+    correct = jnp.argmax(scores, axis=-1) == following
+    predicted = segment_positions(segments) > 0
+    return TokenScores(
+        jnp.where(predicted, jnp.roll(loss, 1, axis=1), 0.0), predicted & jnp.roll(correct, 1, axis=1)
+    )
+
+
+def embed(params: Params, tokens: Tokens) -> Stream:
+    """The residual stream's start: one embedding a token."""
+    return params["embedding"]["table"][tokens]
+
+
+def unembed(params: Params, x: Stream) -> Float[Array, "sequences positions vocab"]:
+    """Float32 logits from final hidden states, through the embedding itself where it is tied."""
+    kernel = params["unembedding"]["kernel"] if "unembedding" in params else params["embedding"]["table"].T
+    return jnp.matmul(x, kernel, preferred_element_type=accumulation_dtype(x.dtype))
+
+
+def block(
+    params: Params,
+    x: Stream,
+    turn: Rotation,
+    config: DecoderConfig,
+    attend: Callable[[Queries, Keys, Keys], tuple[Queries, Any]],
+) -> tuple[Stream, Any]:
+    """One layer: x + attention(norm(x)), then x + mlp(norm(x)).
+
+    Args:
+      params: one layer's tensors.
+      x: the residual stream.
+      turn: rotary angles of each token.
+      config: the architecture.
+      attend: mixes values, and returns beside them what is to be carried out of the layer (a cache).
+
+    Returns:
+      The stream, and what `attend` carried out.
+    """
+    batch, weights = x.shape[:2], params["attention"]
+    y = rms_norm(params["attention_norm"], x, config.norm_epsilon)
+    query = linear(weights["query"], y).reshape(*batch, config.heads, config.head_dim)
+    key = linear(weights["key"], y).reshape(*batch, config.kv_heads, config.head_dim)
+    value = linear(weights["value"], y).reshape(*batch, config.kv_heads, config.head_dim)
+    mixed, carried = attend(rotate(query, turn), rotate(key, turn), value)
+    x = x + linear(weights["output"], mixed.reshape(*batch, config.heads * config.head_dim))
+    return x + gated_mlp(params["mlp"], rms_norm(params["mlp_norm"], x, config.norm_epsilon)), carried

@@ -1,0 +1,57 @@
+"""Building blocks: linear maps, norms, the gated MLP. Each reads the nested dict that it declares."""
+
+import jax
+import jax.numpy as jnp
+from jax.nn import initializers
+from jaxtyping import Array, Float
+
+from models.parameters import Declaration, Params, Tensor
+from models.precision import widened
+
+
+def declare_linear(
+    inputs: int, outputs: int, axes: tuple[str, str], *, bias: bool = False, std: float | None = None
+) -> Declaration:
+    """Declares `linear`; fresh kernels have standard deviation `std`, by default 1 / sqrt(inputs)."""
+    kernel = Tensor((inputs, outputs), axes, initializers.normal(inputs**-0.5 if std is None else std))
+    return {"kernel": kernel} | ({"bias": Tensor((outputs,), axes[1:], initializers.zeros)} if bias else {})
+
+
+def linear(params: Params, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
+    """The map x kernel (+ bias)."""
+    product = x @ params["kernel"]
+    return product + params["bias"] if "bias" in params else product
+
+
+def declare_rms_norm(width: int) -> Declaration:
+    """Declares `rms_norm`."""
+    return {"scale": Tensor((width,), ("width",), initializers.ones)}
+
+
+def rms_norm(params: Params, x: Float[Array, "*batch width"], epsilon: float) -> Float[Array, "*batch width"]:
+    """The norm scale * x / sqrt(mean(x^2) + epsilon), mean and root in float32.
+
+    References:
+      Zhang and Sennrich, Root Mean Square Layer Normalization, 2019 (https://arxiv.org/abs/1910.07467)
+    """
+    wide = widened(x)
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + epsilon)
+    return (wide * inverse).astype(x.dtype) * params["scale"]
+
+
+def declare_gated_mlp(width: int, mlp_width: int, *, bias: bool, output_std: float) -> Declaration:
+    """Declares `gated_mlp`; `output_std` is for the map back into the residual stream."""
+    return {
+        "gate": declare_linear(width, mlp_width, ("width", "mlp"), bias=bias),
+        "up": declare_linear(width, mlp_width, ("width", "mlp"), bias=bias),
+        "down": declare_linear(mlp_width, width, ("mlp", "width"), bias=bias, std=output_std),
+    }
+
+
+def gated_mlp(params: Params, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+    """The map down(silu(gate(x)) * up(x)).
+
+    References:
+      Shazeer, GLU Variants Improve Transformer, 2020 (https://arxiv.org/abs/2002.05202)
+    """
+    return linear(params["down"], jax.nn.silu(linear(params["gate"], x)) * linear(params["up"], x))
