@@ -1,4 +1,4 @@
-"""What every test stands on: simulated devices, checked shapes, the precision of the process, shared files."""
+"""What every test stands on: simulated devices, checked shapes, one precision a process, shared files."""
 
 import os
 from pathlib import Path
@@ -20,7 +20,7 @@ install_import_hook(["bilevel", "models"], "beartype.beartype")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Refuses tests of one precision in a process of the other: they would pass or fail for the wrong reason."""
+    """Refuses tests of one precision in a process of the other: they would fail for the wrong reason."""
     float64_items = [item for item in items if FLOAT64_FOLDER in item.path.parents]
     if float64_items and not jax.config.jax_enable_x64:
         raise pytest.UsageError("tests/float64 needs float64: JAX_ENABLE_X64=1 pytest tests/float64")
