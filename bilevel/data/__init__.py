@@ -1,0 +1,36 @@
+"""Rows with ids, templates, tokenising, order; the embedded corpus."""
+
+from bilevel.data.checks import Overlap, check_overlap, check_rejected
+from bilevel.data.encode import EncodedRows, Encoding, Truncated, encode_rows
+from bilevel.data.files import ReadRows, read_rows, write_rejected, write_rows
+from bilevel.data.order import RowOrder
+from bilevel.data.rows import LABELS, Rejected, Row
+from bilevel.data.templates import ALPACA, PLAIN, TEMPLATES, Template, get_template
+from bilevel.data.tokenizer import Tokenizer, check_vocabulary, load_tokenizer, train_tokenizer
+
+__all__ = [
+    "ALPACA",
+    "LABELS",
+    "PLAIN",
+    "TEMPLATES",
+    "EncodedRows",
+    "Encoding",
+    "Overlap",
+    "ReadRows",
+    "Rejected",
+    "Row",
+    "RowOrder",
+    "Template",
+    "Tokenizer",
+    "Truncated",
+    "check_overlap",
+    "check_rejected",
+    "check_vocabulary",
+    "encode_rows",
+    "get_template",
+    "load_tokenizer",
+    "read_rows",
+    "train_tokenizer",
+    "write_rejected",
+    "write_rows",
+]

@@ -1,0 +1,134 @@
+"""Tokenizers: from a folder, or trained on the rows at hand."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from bilevel.errors import InputError
+
+START, END, PADDING = "<s>", "</s>", "<pad>"
+_SMALLEST_VOCABULARY = 256 + 3
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """What is used of a transformers `PreTrainedTokenizerFast`."""
+
+    bos_token_id: Any
+    eos_token_id: Any
+
+    def __call__(self, text: Any, **options: Any) -> Any:
+        """Token ids of texts, under "input_ids"."""
+        ...
+
+    def decode(self, token_ids: Any, **options: Any) -> Any:
+        """Text of token ids."""
+        ...
+
+    def get_vocab(self) -> dict[str, int]:
+        """Id of each token."""
+        ...
+
+    def save_pretrained(self, save_directory: Any) -> Any:
+        """Writes a folder that `load_tokenizer` reads."""
+        ...
+
+
+def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
+    """Fast tokenizer of a Hugging Face folder; nothing is downloaded and no code of the folder is run.
+
+    Args:
+        folder: holds `tokenizer.json`, and `tokenizer_config.json` with the names of the special tokens.
+
+    Raises:
+        InputError: no such folder, no `tokenizer.json` in it, a broken one, or no end token.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    folder = Path(folder)
+    if not folder.is_dir():
+        what = "this is a file, not a folder" if folder.exists() else "no such folder"
+        raise InputError(f"{folder}: {what}; name the folder that holds tokenizer.json")
+    if not (folder / "tokenizer.json").is_file():
+        raise InputError(
+            f"{folder}: there is no tokenizer.json; save a fast tokenizer there with save_pretrained, "
+            "or name another folder"
+        )
+    try:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+    except (
+        Exception
+    ) as error:  # The tokenizers library raises bare Exception for a file that it cannot parse.
+        detail = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{folder}: the tokenizer cannot be read ({detail}); copy its files again"
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise InputError(
+            f"{folder}: the tokenizer has no end token; name a token of its vocabulary as "
+            '"eos_token" in tokenizer_config.json'
+        )
+    return tokenizer
+
+
+def check_vocabulary(tokenizer: Tokenizer, embedding_rows: int) -> None:
+    """Raises where a token has no row in the model's embedding.
+
+    Raises:
+        InputError: the tokenizer's largest id is at least `embedding_rows`.
+    """
+    needed = max(tokenizer.get_vocab().values()) + 1
+    if needed > embedding_rows:
+        raise InputError(
+            f"the tokenizer has {needed} tokens, but the model's embedding only {embedding_rows} rows; "
+            "use the tokenizer that belongs to the model"
+        )
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Byte-level BPE learnt from texts: any text can be encoded and comes back unchanged.
+
+    The same texts in the same order give the same tokenizer. Ids 0, 1 and 2 are `<s>`, `</s>` and `<pad>`,
+    then come the 256 bytes, then the merges.
+
+    Args:
+        texts: what to learn merges from.
+        vocab_size: the most tokens to have; a small corpus may yield fewer.
+
+    Returns:
+        A `PreTrainedTokenizerFast`, which `save_pretrained` writes as a folder.
+
+    Raises:
+        InputError: `vocab_size` does not even hold the bytes.
+
+    References:
+        Sennrich et al., Neural Machine Translation of Rare Words with Subword Units, 2016. Radford et al.,
+        Language Models are Unsupervised Multitask Learners, 2019 (bytes).
+    """
+    if vocab_size < _SMALLEST_VOCABULARY:
+        raise InputError(
+            f"a vocabulary of {vocab_size} is too small for byte-level BPE; "
+            f"give {_SMALLEST_VOCABULARY} or more"
+        )
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[START, END, PADDING],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=START,
+        eos_token=END,
+        pad_token=PADDING,
+        clean_up_tokenization_spaces=False,
+    )
