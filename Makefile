@@ -7,6 +7,8 @@ PYTEST := $(BIN)/python -m pytest
 PYTEST_ARGS ?=
 RUN_ARGS ?= --preset tiny
 UV ?= uv
+LOCK = $(UV) pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-annotate $(UPGRADE)
 
 # Compiled programs are kept in the checkout, so that the second `make test` or `make run` need not compile again.
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
@@ -50,10 +52,8 @@ bench: $(VENV)/.installed  ## Measure speed and memory: every file of benchmarks
 	@set -e; for file in $(wildcard benchmarks/*.py); do echo "== $$file"; $(BIN)/python $$file; done
 
 lock:  ## Resolve the pinned requirements again (needs uv; UPGRADE=--upgrade for newer versions)
-	$(UV) pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --quiet \
-		$(UPGRADE) --output-file requirements/run.txt
-	$(UV) pip compile pyproject.toml --extra dev --constraint requirements/run.txt --universal \
-		--python-version 3.11 --generate-hashes --no-header --quiet $(UPGRADE) --output-file requirements/dev.txt
+	$(LOCK) --output-file requirements/run.txt
+	$(LOCK) --extra dev --constraint requirements/run.txt --output-file requirements/dev.txt
 
 clean:  ## Remove virtual environments, caches and build files (runs/ stays)
 	rm -rf .venv .venv-* .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist

@@ -15,8 +15,10 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
+from tests import typechecker  # noqa: E402
+
 # The hook rewrites modules as they are imported, so it stands before any import of ours.
-install_import_hook(["bilevel", "models"], "beartype.beartype")
+install_import_hook(["bilevel", "models"], f"{typechecker.__name__}.check")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,0 +1,1 @@
+"""Everything around the mathematics: devices, run folders, metrics, progress, tables and reports."""

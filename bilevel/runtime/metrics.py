@@ -1,0 +1,145 @@
+"""What a run measures while it runs: `metrics.jsonl`, one JSON object a line, and TensorBoard events."""
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from bilevel.errors import InputError
+
+FILE = "metrics.jsonl"
+EVENTS = "events"
+NON_FINITE = "non_finite"
+"""Key under which a line keeps which of its numbers were nan, inf or -inf: JSON has none of them."""
+
+
+class MetricsWriter:
+    """Appends lines to `metrics.jsonl` and the same numbers to `events/METHOD`.
+
+    Args:
+        folder: the run folder. Lines that stand in it stay, but for a last one that a killed run left
+            unfinished.
+        flush_seconds: lines reach the file after this time at the latest, and when the writer closes.
+        events: whether to write TensorBoard events too.
+    """
+
+    def __init__(self, folder: Path, flush_seconds: float = 5.0, events: bool = True) -> None:
+        self._folder = folder
+        self._flush_seconds = flush_seconds
+        self._events = events
+        self._boards: dict[str, Any] = {}
+        _drop_unfinished_line(folder / FILE)
+        self._file = (folder / FILE).open("a", encoding="utf-8", newline="\n")
+        self._flushed_at = time.monotonic()
+
+    def write(self, method: str, step: int, values: Mapping[str, Any]) -> None:
+        """Writes one line: `{"method": ..., "step": ..., **values}`.
+
+        Args:
+            method: whose numbers these are.
+            step: after how many steps.
+            values: scalars (Python's, NumPy's or JAX's), text, truth values or None. Numbers that are not
+                finite become null, and `non_finite` in the line says what they were.
+
+        Raises:
+            TypeError: a value is none of these.
+        """
+        plain = {key: _plain(key, value) for key, value in values.items()}
+        lost = {key: str(value) for key, value in plain.items() if not _is_finite(value)}
+        line = {"method": method, "step": int(step)} | plain | dict.fromkeys(lost)
+        if lost:
+            line[NON_FINITE] = lost
+        self._file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+        if self._events:
+            self._write_events(method, step, plain)
+        if time.monotonic() - self._flushed_at >= self._flush_seconds:
+            self.flush()
+
+    def flush(self) -> None:
+        """Brings every line so far to its file."""
+        self._file.flush()
+        for board in self._boards.values():
+            board.flush()
+        self._flushed_at = time.monotonic()
+
+    def close(self) -> None:
+        """Flushes and closes the files; closing twice does no harm."""
+        self._file.close()
+        for board in self._boards.values():
+            board.close()
+        self._boards.clear()
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _write_events(self, method: str, step: int, values: Mapping[str, Any]) -> None:
+        if method not in self._boards:
+            # Imported here: it costs most of a second, and runs without events need not pay for it.
+            from tensorboardX import SummaryWriter
+
+            # The writer's own thread flushes as well; ours decides when.
+            self._boards[method] = SummaryWriter(str(self._folder / EVENTS / method), flush_secs=3600)
+        for key, value in values.items():
+            if isinstance(value, int | float):
+                self._boards[method].add_scalar(key, value, int(step))
+
+
+def read_metrics(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Reads `metrics.jsonl` back.
+
+    Args:
+        folder: a run folder, also one whose run was killed or still goes on.
+
+    Returns:
+        The lines of each method in the order they were written; nothing if there is no file.
+
+    Raises:
+        InputError: a line before the last is broken.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return {}
+    lines: dict[str, list[dict[str, Any]]] = {}
+    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError as error:
+            if not text.endswith("\n"):
+                break
+            raise InputError(f"{path}:{number}: broken JSON ({error.msg}); remove the line") from error
+        lines.setdefault(line["method"], []).append(line)
+    return lines
+
+
+def _plain(key: str, value: Any) -> bool | int | float | str | None:
+    if value is None or isinstance(value, bool | int | float | str):
+        # NumPy's float64 is a float, and prints as np.float64(...) unless it is made a plain one.
+        return float(value) if isinstance(value, float) else value
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        item = value.item()
+        if isinstance(item, bool | int | float | str):
+            return item
+    raise TypeError(
+        f"metric {key!r} is no scalar but {type(value).__name__} of shape {getattr(value, 'shape', None)}"
+    )
+
+
+def _is_finite(value: bool | int | float | str | None) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _drop_unfinished_line(path: Path) -> None:
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        path.write_bytes(whole)

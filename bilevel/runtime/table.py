@@ -1,0 +1,88 @@
+"""The table that a run ends in: methods beside one another, in plain text."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+NULL = "-"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One metric of the table.
+
+    Args:
+        key: its name in the results.
+        title: what the reader sees.
+        better: "lower" or "higher", shown as an arrow; "" where neither is.
+        digits: after the point.
+    """
+
+    key: str
+    title: str
+    better: str = ""
+    digits: int = 3
+
+    @property
+    def heading(self) -> str:
+        """The title with its direction."""
+        arrow = {"lower": " ↓", "higher": " ↑", "": ""}[self.better]
+        return self.title + arrow
+
+    def text(self, value: float | None) -> str:
+        """A value of this column as text; "-" for null and for numbers that are not finite."""
+        return NULL if value is None or not math.isfinite(value) else f"{value:.{self.digits}f}"
+
+
+RESULT_COLUMNS = (
+    Column("test_loss", "test loss", "lower", 4),
+    Column("test_exact_match", "exact match", "higher"),
+    Column("fault_auc", "AUC faulty/clean", "higher"),
+    Column("hard_auc", "AUC faulty/hard", "higher"),
+    Column("effective_sample_size", "effective rows", digits=0),
+)
+"""What `summary.json` holds about each method."""
+
+METHOD_TITLES = {
+    "bds": "BDS",
+    "uniform": "uniform SFT",
+    "direct_mixing": "direct mixing",
+    "validation_only": "validation only",
+    "clean_only": "clean only (oracle)",
+}
+"""Methods by their names in `summary.json`, in the order in which a table shows them."""
+
+
+def method_title(method: str) -> str:
+    """What a reader sees for a method; names without a title show themselves."""
+    return METHOD_TITLES.get(method, method.replace("_", " "))
+
+
+def format_table(
+    results: Mapping[str, Mapping[str, float | None]], columns: Sequence[Column] = RESULT_COLUMNS
+) -> str:
+    """Aligns results in plain text.
+
+    Args:
+        results: the numbers of each method; a key that is missing shows as null.
+        columns: what to show, in this order.
+
+    Returns:
+        Lines without a trailing newline: a heading, a rule, a line a method in the order given, and a legend
+        for the arrows that stand in the heading.
+    """
+    cells = [["method", *(column.heading for column in columns)]]
+    for method, values in results.items():
+        cells.append([method_title(method), *(column.text(values.get(column.key)) for column in columns)])
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    lines = ["  ".join(_pad(text, widths[i], i) for i, text in enumerate(row)).rstrip() for row in cells]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    legend = [text for better, text in _LEGEND.items() if any(column.better == better for column in columns)]
+    return "\n".join([*lines, f"({', '.join(legend)})"] if legend else lines)
+
+
+_LEGEND = {"lower": "↓ lower is better", "higher": "↑ higher is better"}
+
+
+def _pad(text: str, width: int, position: int) -> str:
+    return text.ljust(width) if position == 0 else text.rjust(width)
