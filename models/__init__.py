@@ -7,16 +7,21 @@ import importlib
 from typing import Any
 
 _HOMES = {
+    "Continuation": "models.sampling",
     "DecoderConfig": "models.config",
     "ModelError": "models.errors",
     "TokenScores": "models.decoder",
     "abstract_values": "models.parameters",
     "declare": "models.decoder",
+    "generate": "models.sampling",
     "hidden": "models.decoder",
     "init": "models.decoder",
     "logical_axes": "models.parameters",
     "logits": "models.decoder",
+    "read_config": "models.folder",
+    "read_folder": "models.folder",
     "token_scores": "models.decoder",
+    "write_folder": "models.folder",
 }
 
 __all__ = sorted(_HOMES)

@@ -64,8 +64,26 @@ def masked_attention(
         "stgrd,sugd->sgrtu", grouped, key, preferred_element_type=accumulation_dtype(query.dtype)
     )
     scores = jnp.where(mask[:, None, None], scores * head_dim**-0.5, jnp.finfo(scores.dtype).min)
-    shares = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    shares = softmax(scores).astype(value.dtype)
     return jnp.einsum("sgrtu,sugd->stgrd", shares, value).reshape(sequences, positions, heads, head_dim)
+
+
+@jax.custom_jvp
+def softmax(scores: Float[Array, "*batch keys"]) -> Float[Array, "*batch keys"]:
+    """Softmax over the last axis whose derivative needs its result alone, not the exponentials and their sum.
+
+    With y the result and t a tangent of the scores, the tangent of y is y * (t - sum(y * t)); every further
+    derivative follows from that expression.
+    """
+    exponentials = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
+    return exponentials / jnp.sum(exponentials, axis=-1, keepdims=True)
+
+
+@softmax.defjvp
+def _softmax_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (scores,), (tangent,) = primals, tangents
+    shares = softmax(scores)
+    return shares, shares * (tangent - jnp.sum(shares * tangent, axis=-1, keepdims=True))
 
 
 PATHS: dict[str, Callable[[Int[Array, "sequences positions"]], Attend]] = {"exact": exact}

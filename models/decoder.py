@@ -1,10 +1,12 @@
 """The decoder: declaration, hidden states, logits and token scores, as pure functions of nested dicts."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.nn import initializers
 from jaxtyping import Array, Bool, DTypeLike, Float, Int, PRNGKeyArray
 
@@ -16,16 +18,19 @@ from models.parameters import Declaration, Params, Tensor, initial_values, stack
 from models.precision import accumulation_dtype
 from models.rope import Rotation, rotate, rotation, segment_positions
 
-REMAT = {
+REMAT: dict[str, Callable[[Callable], Callable]] = {
     "none": lambda layer: layer,
-    "full": jax.checkpoint,
-    "dots": lambda layer: jax.checkpoint(
-        layer, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    "full": partial(jax.checkpoint, prevent_cse=False),
+    "dots": partial(
+        jax.checkpoint, prevent_cse=False, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable
     ),
 }
-"""What the backward pass keeps of a layer: everything, its input alone, or the outputs of its linear maps."""
+"""What the backward pass keeps of a layer: everything, its input alone, or the outputs of its linear maps.
 
-Tokens = Int[Array, "sequences positions"]
+The scan already keeps XLA from merging the recomputation into the forward pass, hence `prevent_cse=False`.
+"""
+
+Tokens = Int[Array | np.ndarray, "sequences positions"]
 Stream = Float[Array, "sequences positions width"]
 
 
@@ -85,7 +90,7 @@ def hidden(
     config: DecoderConfig,
     *,
     attention: str = "exact",
-    remat: str = "none",
+    remat: str = "dots",
 ) -> Stream:
     """Final hidden states, after the last norm: what the unembedding reads.
 
@@ -108,8 +113,9 @@ def hidden(
         raise ModelError(f"unknown remat {remat!r}: choose one of {', '.join(sorted(REMAT))}")
     if tokens.shape[1] > config.max_positions:
         raise ModelError(
-            f"{tokens.shape[1]} tokens in a row, the model is made for {config.max_positions}: shorten the rows"
+            f"{tokens.shape[1]} tokens in a row of a model made for {config.max_positions}: shorten the rows"
         )
+    tokens, segments = jnp.asarray(tokens), jnp.asarray(segments)
     turn = rotation(segment_positions(segments), config.head_dim, config.rope_theta)
     attend = self_attention(attention, segments)
 
@@ -128,7 +134,7 @@ def logits(
     config: DecoderConfig,
     *,
     attention: str = "exact",
-    remat: str = "none",
+    remat: str = "dots",
 ) -> Float[Array, "sequences positions vocab"]:
     """Float32 scores of every next token; arguments as in `hidden`."""
     return unembed(params, hidden(params, tokens, segments, config, attention=attention, remat=remat))
@@ -136,15 +142,15 @@ def logits(
 
 def token_scores(
     params: Params,
-    batch: Mapping[str, Array],
+    batch: Mapping[str, Array | np.ndarray],
     config: DecoderConfig,
     *,
     attention: str = "exact",
-    remat: str = "none",
+    remat: str = "dots",
 ) -> TokenScores:
     """How well each token is predicted from the tokens before it in its segment.
 
-    loss[s, t] = -log p(tokens[s, t] | tokens[s, <t]), in float32; correct[s, t]: the token is the argmax of p.
+    loss[s, t] = -log p(tokens[s, t] | tokens[s, <t]), in float32; correct[s, t]: the token is p's argmax.
     The first token of a segment is predicted from nothing: its loss is 0 and it is not correct. Which tokens
     count is the caller's business: nothing is masked here.
 
@@ -158,7 +164,7 @@ def token_scores(
     Returns:
       TokenScores, aligned with `tokens`; `correct` costs nothing under jit where it is not used.
     """
-    tokens, segments = batch["tokens"], batch["segments"]
+    tokens, segments = jnp.asarray(batch["tokens"]), jnp.asarray(batch["segments"])
     scores = logits(params, tokens, segments, config, attention=attention, remat=remat)
     following = jnp.roll(tokens, -1, axis=1)
     target = jnp.take_along_axis(scores, following[..., None], axis=-1)[..., 0]

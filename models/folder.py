@@ -1,0 +1,152 @@
+"""Hugging Face model folders, in and out. No pickle is loaded, and no code from a folder is run."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+from jaxtyping import DTypeLike
+
+from models import llama
+from models.checkpoint import read_parameters, write_parameters
+from models.config import DecoderConfig
+from models.errors import ModelError
+from models.family import Family, config_from_raw, raw_from_config
+from models.parameters import Params
+
+CONFIG = "config.json"
+FAMILIES: dict[str, Family] = {family.model_type: family for family in (llama.FAMILY,)}
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+)
+
+
+def read_config(path: str | os.PathLike[str]) -> DecoderConfig:
+    """Reads the architecture alone, for checks that should come before weights are read.
+
+    Args:
+      path: a Hugging Face folder.
+
+    Returns:
+      The architecture.
+
+    Raises:
+      ModelError: as `read_folder`, for the folder and its `config.json`.
+    """
+    return _read_config(Path(path))[2]
+
+
+def read_folder(path: str | os.PathLike[str], dtype: DTypeLike | None = None) -> tuple[DecoderConfig, Params]:
+    """Reads a model.
+
+    Args:
+      path: a Hugging Face folder: config.json and model.safetensors, or shards with their index.
+      dtype: type of the parameters; by default the type in which they are stored.
+
+    Returns:
+      The architecture and the parameters.
+
+    Raises:
+      ModelError: for anything that is absent, broken or unknown; one line that names the file and the tensor.
+    """
+    _, family, config = _read_config(Path(path))
+    return config, read_parameters(Path(path), family, config, dtype)
+
+
+def write_folder(
+    path: str | os.PathLike[str],
+    config: DecoderConfig,
+    params: Params,
+    *,
+    source: str | os.PathLike[str] | None = None,
+    tokenizer: Any = None,
+) -> None:
+    """Writes a folder that transformers loads.
+
+    Args:
+      path: where to; made where it is absent, its files of the same names replaced.
+      config: the architecture.
+      params: the parameters, in the type in which they are to be stored.
+      source: the folder that the model was read from: its config.json is copied and only what differs is
+        changed, and its generation_config.json and tokenizer files are copied.
+      tokenizer: a tokenizer folder, whose files are copied, or a transformers tokenizer, which saves itself;
+        by default the source's.
+
+    Raises:
+      ModelError: where parameters and architecture disagree, or a folder that is named is not there.
+    """
+    target = Path(path)
+    raw, family = None, llama.FAMILY
+    if source is not None:
+        raw, family, _ = _read_config(Path(source))
+    text = raw_from_config(family, config, raw)
+    text["torch_dtype" if "torch_dtype" in text else "dtype"] = str(jax.tree.leaves(params)[0].dtype)
+    target.mkdir(parents=True, exist_ok=True)
+    write_parameters(target, family, config, params)
+    if source is not None:
+        _copy(Path(source), target, ("generation_config.json",))
+    if tokenizer is not None:
+        text |= _special_tokens(_write_tokenizer(tokenizer, target))
+    elif source is not None:
+        _copy(Path(source), target, TOKENIZER_FILES)
+    (target / CONFIG).write_text(json.dumps(text, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_config(folder: Path) -> tuple[dict[str, Any], Family, DecoderConfig]:
+    path = folder / CONFIG
+    if not folder.is_dir():
+        raise ModelError(f"{folder}: no such model folder")
+    if not path.is_file():
+        raise ModelError(f"{folder}: no {CONFIG}: not a Hugging Face model folder")
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path}: no valid JSON ({error})") from None
+    if not isinstance(raw, dict):
+        raise ModelError(f"{path}: must hold a JSON object")
+    family = FAMILIES.get(str(raw.get("model_type")))
+    if family is None:
+        raise ModelError(
+            f"{path}: unknown architecture {raw.get('model_type')!r}: known are {', '.join(FAMILIES)}"
+        )
+    try:
+        return raw, family, config_from_raw(family, raw)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
+
+
+def _write_tokenizer(tokenizer: Any, target: Path) -> Any:
+    """Copies a tokenizer folder or has a tokenizer save itself; returns the tokenizer."""
+    if not isinstance(tokenizer, str | os.PathLike):
+        tokenizer.save_pretrained(target)
+        return tokenizer
+    if not Path(tokenizer).is_dir():
+        raise ModelError(f"{tokenizer}: no such tokenizer folder")
+    _copy(Path(tokenizer), target, TOKENIZER_FILES)
+    # Imported here: transformers takes a second, and only this line needs it.
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(target)
+
+
+def _special_tokens(tokenizer: Any) -> dict[str, int]:
+    kinds = ((kind, getattr(tokenizer, f"{kind}_token_id")) for kind in ("bos", "eos", "pad"))
+    return {f"{kind}_token_id": token for kind, token in kinds}
+
+
+def _copy(source: Path, target: Path, names: tuple[str, ...]) -> None:
+    if source.resolve() == target.resolve():
+        return
+    for name in names:
+        if (source / name).is_file():
+            # Contents alone: a read-only source must not make the copy read-only.
+            shutil.copyfile(source / name, target / name)
