@@ -57,8 +57,16 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """Reads `summary.json` back."""
-    return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    """Reads `summary.json` back.
+
+    Raises:
+        InputError: no such file: the run did not finish, or this is no run folder.
+    """
+    path = folder / "summary.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; name the folder of a finished run") from error
 
 
 def environment() -> dict[str, Any]:

@@ -37,8 +37,8 @@ class Column:
 RESULT_COLUMNS = (
     Column("test_loss", "test loss", "lower", 4),
     Column("test_exact_match", "exact match", "higher"),
-    Column("fault_auc", "AUC faulty/clean", "higher"),
-    Column("hard_auc", "AUC faulty/hard", "higher"),
+    Column("fault_auc", "fault AUC", "higher"),
+    Column("hard_auc", "hard AUC", "higher"),
     Column("effective_sample_size", "effective rows", digits=0),
 )
 """What `summary.json` holds about each method."""

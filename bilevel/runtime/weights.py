@@ -24,7 +24,8 @@ def write_weights(path: Path, columns: Mapping[str, Sequence[Any] | np.ndarray |
             signals). A nan (the loss of a row that was never visited) becomes null, as does None.
 
     Raises:
-        ValueError: `id` or `weight` is missing, columns differ in length, or an id comes twice.
+        ValueError: `id` or `weight` is missing, columns differ in length, an id comes twice, or a weight is
+            negative or not finite.
     """
     if missing := [name for name in REQUIRED if name not in columns]:
         raise ValueError(f"{path}: column {missing[0]!r} is missing")
@@ -33,6 +34,9 @@ def write_weights(path: Path, columns: Mapping[str, Sequence[Any] | np.ndarray |
         raise ValueError(f"{path}: columns differ in length: {lengths}")
     if len(set(columns["id"])) < len(columns["id"]):
         raise ValueError(f"{path}: an id comes twice")
+    weights = np.asarray(columns["weight"], dtype=np.float64)
+    if len(bad := np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))):
+        raise ValueError(f"{path}: row {columns['id'][bad[0]]} weighs {weights[bad[0]]}")
     table = pa.table({name: pa.array(_host(values), from_pandas=True) for name, values in columns.items()})
     temporary = path.with_name(f".{path.name}.unfinished")
     pyarrow.parquet.write_table(table, temporary)

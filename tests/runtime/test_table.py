@@ -12,10 +12,10 @@ def test_results_are_aligned_with_directions_and_gaps() -> None:
         "uniform": {"test_loss": 12.0, "test_exact_match": 0.5, "fault_auc": None, "hard_auc": float("nan")},
     }
     assert format_table(results).splitlines() == [
-        "method       test loss ↓  exact match ↑  AUC faulty/clean ↑  AUC faulty/hard ↑  effective rows",
-        "-----------  -----------  -------------  ------------------  -----------------  --------------",
-        "BDS               0.5123          0.900               0.988                  -             812",
-        "uniform SFT      12.0000          0.500                   -                  -               -",
+        "method       test loss ↓  exact match ↑  fault AUC ↑  hard AUC ↑  effective rows",
+        "-----------  -----------  -------------  -----------  ----------  --------------",
+        "BDS               0.5123          0.900        0.988           -             812",
+        "uniform SFT      12.0000          0.500            -           -               -",
         "(↓ lower is better, ↑ higher is better)",
     ]
 

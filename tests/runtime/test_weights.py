@@ -46,6 +46,8 @@ def test_other_libraries_read_the_file(tmp_path: Path) -> None:
         ({"id": ["a"]}, "'weight' is missing"),
         ({"id": ["a"], "weight": [1.0, 2.0]}, "differ in length"),
         ({"id": ["a", "a"], "weight": [1.0, 2.0]}, "an id comes twice"),
+        ({"id": ["a", "b"], "weight": [1.0, np.nan]}, "row b weighs nan"),
+        ({"id": ["a", "b"], "weight": [-0.5, np.inf]}, "row a weighs -0.5"),
     ],
 )
 def test_columns_that_do_not_fit_are_refused(tmp_path: Path, columns: dict, message: str) -> None:
