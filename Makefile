@@ -15,7 +15,7 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-parity test-all lint format bench lock clean
+.PHONY: help setup run test test-short test-parity test-all lint format bench lock clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -29,6 +29,9 @@ run: $(VENV)/.installed  ## Run the smallest experiment offline, in minutes (RUN
 test: $(VENV)/.installed  ## Run the tests, but slow ones and torch's: float32, then float64 in a process of their own
 	$(PYTEST) $(PYTEST_ARGS)
 	JAX_ENABLE_X64=1 $(PYTEST) tests/float64 $(PYTEST_ARGS)
+
+test-short: $(VENV)/.installed  ## Run the tests of the project, the core and the models: a pass for another interpreter
+	$(PYTEST) tests/test_project.py tests/core tests/models $(PYTEST_ARGS)
 
 test-parity: $(VENV)/.parity  ## Compare models with torch (installs torch and peft first)
 	$(PYTEST) tests/parity -m "parity and not slow" $(PYTEST_ARGS)
