@@ -1,0 +1,160 @@
+"""Hypergradients from one direction: grad_outer upper - d/d outer < grad_inner lower, q >.
+
+Every implicit and every one-step estimator is a rule for the direction q in parameter space (`bilevel.core.adjoint`)
+followed by this one directional derivative. For row weights it is one forward-mode pass over the row losses:
+
+    scores_i = < grad l_i, q >        hypergradient = grad_outer upper - pull_back_w(scores) / rows
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import optax
+from flax import struct
+from jaxtyping import Array
+
+from bilevel.core.accumulate import mean_value_and_gradient
+from bilevel.core.losses import Mean
+from bilevel.core.lower_level import LowerLevel, Weighed
+from bilevel.core.problem import Batch
+from bilevel.core.tree import PyTree, all_finite, norm
+
+
+class Iterate(NamedTuple):
+    """Inner variables and the state of the optimizer that moves them."""
+
+    inner: PyTree
+    optimizer: PyTree
+
+
+class Levels(NamedTuple):
+    """What an estimator may ask of the problem: the lower level, the upper function, the inner optimizer."""
+
+    lower: LowerLevel
+    upper: Callable[[PyTree, PyTree, Batch], Mean]
+    optimizer: optax.GradientTransformation
+
+
+class Point(NamedTuple):
+    """Where a hypergradient is evaluated: around the lower steps of one solver step.
+
+    Attributes:
+        outer, memory: the outer variables and the weighting's memory.
+        start: before the first lower step.
+        last: before the last lower step.
+        end: after the last lower step.
+        gradient: the inner gradient of the lower level at `last`.
+        weighed: the last lower batch under the outer variables.
+        lower_batches: [lower steps, micro-batches, ...].
+        upper_batches: [micro-batches, ...].
+        key: for estimators that draw.
+    """
+
+    outer: PyTree
+    memory: PyTree
+    start: Iterate
+    last: Iterate
+    end: Iterate
+    gradient: PyTree
+    weighed: Weighed
+    lower_batches: Batch
+    upper_batches: Batch
+    key: Array
+
+
+class Diagnostics(struct.PyTreeNode):
+    """What an estimator saw; None where it has no such thing.
+
+    Attributes:
+        upper_gradient_norm: of the upper level with respect to the inner variables.
+        direction_norm: of q.
+        hypergradient_norm: of the outer gradient.
+        residual: relative residual of a linear system.
+        curvature: smallest curvature p.Hp / p.p that was met.
+        finite: whether the estimate is.
+    """
+
+    upper_gradient_norm: Any = None
+    direction_norm: Any = None
+    hypergradient_norm: Any = None
+    residual: Any = None
+    curvature: Any = None
+    finite: Any = None
+
+
+class Estimate(NamedTuple):
+    """An estimator's answer: the outer gradient, the upper level's mean, new state, diagnostics."""
+
+    gradient: PyTree
+    upper: Mean
+    state: PyTree
+    diagnostics: Diagnostics
+
+
+class Hypergradient(NamedTuple):
+    """An estimator.
+
+    Attributes:
+        init: `(levels, inner) -> state`; refuses optimizers that the estimator cannot serve.
+        estimate: `(levels, point, state) -> Estimate`.
+    """
+
+    init: Callable[[Levels, PyTree], PyTree]
+    estimate: Callable[[Levels, Point, PyTree], Estimate]
+
+
+class Direction(NamedTuple):
+    """A rule's answer: q, the inner variables at which to take the cross derivative, state, diagnostics."""
+
+    q: PyTree
+    at: PyTree
+    state: PyTree = ()
+    diagnostics: Diagnostics = Diagnostics()
+
+
+class Adjoint(NamedTuple):
+    """A rule for the direction q.
+
+    Attributes:
+        init: `(levels, inner) -> state`.
+        solve: `(levels, point, upper_gradient, state) -> Direction`.
+    """
+
+    init: Callable[[Levels, PyTree], PyTree]
+    solve: Callable[[Levels, Point, PyTree, PyTree], Direction]
+
+
+def implicit(adjoint: Adjoint) -> Hypergradient:
+    """Returns the estimator that takes one cross derivative along an adjoint rule's direction.
+
+    The upper gradient is taken after the lower steps, where the upper level is to be small; the rule says where the
+    cross derivative belongs.
+
+    Args:
+        adjoint: rule for q, from `bilevel.core.adjoint`.
+    """
+
+    def estimate(levels: Levels, point: Point, state: PyTree) -> Estimate:
+        upper, (upper_outer, upper_inner) = mean_value_and_gradient(
+            levels.upper, (point.outer, point.end.inner), point.upper_batches
+        )
+        q, at, state, diagnostics = adjoint.solve(levels, point, upper_inner, state)
+        last_batch = {name: value[-1] for name, value in point.lower_batches.items()}
+        signal = levels.lower.cross_signal(point.outer, point.weighed.weights, at, last_batch, q)
+        cross = point.weighed.outer_gradient(optax.tree.scale(-1.0, signal))
+        gradient = optax.tree.add(upper_outer, cross)
+        return Estimate(
+            gradient,
+            upper,
+            state,
+            diagnostics.replace(
+                upper_gradient_norm=norm(upper_inner),
+                direction_norm=norm(q),
+                hypergradient_norm=norm(gradient),
+                finite=all_finite((upper, q, gradient)),
+            ),
+        )
+
+    return Hypergradient(adjoint.init, estimate)

@@ -1,0 +1,89 @@
+"""Bilevel problems: two pure functions, or a row loss, a weighting and one pure function.
+
+    minimise over outer   upper(outer, inner*(outer))
+    where                 inner*(outer) minimises lower(outer, .)
+
+*Lower* and *upper* name functions, *inner* and *outer* the variables that they move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+from jaxtyping import Array, Float
+
+from bilevel.core.losses import Mean, Reduction, RowLosses
+from bilevel.core.tree import PyTree
+
+Batch = Mapping[str, Any]
+"""Arrays by name. A batch of rows has `row_id`, int32 [..., rows], -1 for the filler rows."""
+
+
+class Problem(NamedTuple):
+    """The general form.
+
+    Attributes:
+        lower: `(outer, inner, batch) -> Mean`, what the inner variables minimise.
+        upper: `(outer, inner, batch) -> Mean`, what the outer variables minimise.
+    """
+
+    lower: Callable[[PyTree, PyTree, Batch], Mean]
+    upper: Callable[[PyTree, PyTree, Batch], Mean]
+
+
+class Weighting(NamedTuple):
+    """How outer variables become row weights.
+
+    Attributes:
+        init: `(key) -> (outer, memory)`. Memory is state that is not differentiated: ages, a table of row losses.
+        weights: `(outer, memory, batch, losses) -> [...rows]`, of the *whole* batch with its micro-batch axis,
+            since a softmax over a batch is no sum over micro-batches. Uniform weights are ones.
+        update: `(memory, batch, losses) -> memory`, after a lower step.
+        needs_losses: whether `weights` reads the batch's `RowLosses` (gradient stopped); only then is the
+            forward pass for them paid. Otherwise it gets None.
+    """
+
+    init: Callable[[Array], tuple[PyTree, PyTree]]
+    weights: Callable[[PyTree, PyTree, Batch, RowLosses | None], Float[Array, "*rows"]]
+    update: Callable[[PyTree, Batch, RowLosses], PyTree]
+    needs_losses: bool = False
+
+
+class RowProblem(NamedTuple):
+    """The form of every method on data: lower = mean over rows of w_i(outer) l_i(inner).
+
+    Attributes:
+        row_losses: `(inner, batch) -> RowLosses`.
+        weighting: from outer variables to row weights.
+        upper: `(outer, inner, batch) -> Mean`, usually the loss on trusted data.
+        weight_penalty: `(weights, valid) -> scalar`, added to the upper level: an entropy term, say. `valid` marks
+            the rows that are not filler.
+        reduction: what the lower loss is a mean of.
+    """
+
+    row_losses: Callable[[PyTree, Batch], RowLosses]
+    weighting: Weighting
+    upper: Callable[[PyTree, PyTree, Batch], Mean]
+    weight_penalty: Callable[[Float[Array, "*rows"], Array], Float[Array, ""]] | None = None
+    reduction: Reduction = "row"
+
+    def general(self, memory: PyTree = ()) -> Problem:
+        """Returns the general form at a fixed memory, for estimators and checks that want two plain functions.
+
+        The weight penalty has no place in it, because it depends on the lower level's batch.
+
+        Raises:
+            ValueError: if there is a weight penalty.
+        """
+        if self.weight_penalty is not None:
+            raise ValueError("a problem with a weight penalty has no general form: set weight_penalty=None")
+
+        def lower(outer: PyTree, inner: PyTree, batch: Batch) -> Mean:
+            losses = self.row_losses(inner, batch)
+            seen = jax.lax.stop_gradient(losses) if self.weighting.needs_losses else None
+            weights = self.weighting.weights(outer, memory, batch, seen)
+            return losses.weighted(weights, self.reduction)
+
+        return Problem(lower, self.upper)

@@ -1,0 +1,164 @@
+"""What every solver is: two pure functions over one state, as in optax."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any, Literal, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jaxtyping import Array
+
+from bilevel.core.hypergradient import Diagnostics, Iterate
+from bilevel.core.losses import Mean, RowLosses
+from bilevel.core.problem import Batch, Problem, RowProblem
+from bilevel.core.tree import PyTree
+
+Level = Literal["inner", "outer"]
+BOTH: tuple[Level, ...] = ("inner", "outer")
+
+
+class SolverState(struct.PyTreeNode):
+    """Everything that a solver remembers, as one pytree.
+
+    Attributes:
+        inner: inner variables (model parameters, adapters) with their optimizer's state.
+        outer: outer variables with their optimizer's state.
+        memory: the weighting's own state, not differentiated.
+        extra: what one solver alone needs: an estimator's state, the penalty's second copy.
+        key: split once a step.
+        step: steps tried, skipped ones included.
+        skipped: steps that were not applied because something was not finite.
+        skipped_in_a_row: the same since the last step that was applied.
+    """
+
+    inner: Iterate
+    outer: Iterate
+    memory: Any
+    extra: Any
+    key: Any
+    step: Any
+    skipped: Any
+    skipped_in_a_row: Any
+
+
+class StepReport(struct.PyTreeNode):
+    """What one step saw. Row quantities are those of the last lower batch, None for a general problem.
+
+    Attributes:
+        lower: the weighted lower loss before the update.
+        upper: the upper loss; None where the step did not need it.
+        row_losses, row_weights, row_id: [micro, rows].
+        finite: whether the step was applied.
+        diagnostics: the hypergradient's; None in a step that moves no outer variable.
+    """
+
+    lower: Mean
+    upper: Mean | None
+    row_losses: RowLosses | None
+    row_weights: Any
+    row_id: Any
+    finite: Any
+    diagnostics: Diagnostics | None
+
+
+class Step(Protocol):
+    """One step: `(state, lower_batches [K, micro, ...], upper_batches [micro, ...], updates) -> (state, report)`."""
+
+    def __call__(
+        self,
+        state: SolverState,
+        lower_batches: Batch,
+        upper_batches: Batch,
+        updates: Collection[Level] = BOTH,
+    ) -> tuple[SolverState, StepReport]: ...
+
+
+class Solver(NamedTuple):
+    """A bilevel solver.
+
+    Attributes:
+        init: `(key, inner) -> SolverState`.
+        step: see `Step`. `updates` is static: levels left out are evaluated where needed and put back.
+    """
+
+    init: Callable[[Array, PyTree], SolverState]
+    step: Step
+
+
+def weighting_of(
+    problem: Problem | RowProblem, outer: PyTree | None
+) -> Callable[[Array], tuple[PyTree, PyTree]]:
+    """Returns how outer variables and memory begin: by the weighting, or as given for a general problem.
+
+    Raises:
+        ValueError: a general problem without outer variables to begin with.
+    """
+    if isinstance(problem, RowProblem):
+        return problem.weighting.init
+    if outer is None:
+        raise ValueError("a general problem has no weighting to begin with: pass outer_start=")
+    return lambda key: (outer, ())
+
+
+def initial_state(
+    key: Array,
+    inner: PyTree,
+    outer: PyTree,
+    memory: PyTree,
+    extra: PyTree,
+    inner_optimizer: optax.GradientTransformation,
+    outer_optimizer: optax.GradientTransformation,
+) -> SolverState:
+    """Returns a state at step zero with fresh optimizer states."""
+    zero = jnp.zeros((), jnp.int32)
+    return SolverState(
+        inner=Iterate(inner, inner_optimizer.init(inner)),
+        outer=Iterate(outer, outer_optimizer.init(outer)),
+        memory=memory,
+        extra=extra,
+        key=key,
+        step=zero,
+        skipped=zero,
+        skipped_in_a_row=zero,
+    )
+
+
+def descend(
+    optimizer: optax.GradientTransformation, iterate: Iterate, gradient: PyTree, **extra: Any
+) -> Iterate:
+    """Returns the iterate after one optimizer step; `extra` reaches transformations that ask for it."""
+    update = optax.with_extra_args_support(optimizer).update
+    updates, state = update(gradient, iterate.optimizer, iterate.inner, **extra)
+    return Iterate(optax.apply_updates(iterate.inner, updates), state)
+
+
+def lower_steps_in(lower_batches: Batch) -> int:
+    """Returns K, the number of lower steps that a step's lower batches are for."""
+    return jax.tree.leaves(lower_batches)[0].shape[0]
+
+
+def visited_rows(lower_batches: Batch) -> dict[str, Any]:
+    """Returns the extra argument `visited` of outer optimizers on rows: the ids in the last lower batch."""
+    return {"visited": lower_batches["row_id"][-1]} if "row_id" in lower_batches else {}
+
+
+def finish_step(old: SolverState, new: SolverState, updates: Collection[Level], finite: Array) -> SolverState:
+    """Returns the new state if all of it is finite, else the old one with the step counted as skipped.
+
+    Levels that are not among `updates` keep their variables; what follows from the rows alone (memory, key) moves.
+    """
+    kept = new.replace(
+        inner=new.inner if "inner" in updates else old.inner,
+        outer=new.outer if "outer" in updates else old.outer,
+    )
+    chosen = optax.tree.where(finite, kept.replace(key=None), old.replace(key=None))
+    failed = jnp.where(finite, 0, 1)
+    return chosen.replace(
+        key=new.key,
+        step=old.step + 1,
+        skipped=old.skipped + failed,
+        skipped_in_a_row=jnp.where(finite, 0, old.skipped_in_a_row + 1),
+    )
