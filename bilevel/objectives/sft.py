@@ -1,0 +1,76 @@
+"""Supervised fine-tuning losses: token scores of a model become row losses, row losses an upper objective."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from bilevel.core.losses import Mean, Reduction, RowLosses
+from bilevel.core.problem import Batch
+from bilevel.core.tree import PyTree
+
+TokenScores = Any
+"""What a model says of each token given those before it: `loss`, nats, and `correct`, whether it is the argmax."""
+
+
+def response_losses(
+    token_scores: Callable[[PyTree, Batch], TokenScores],
+) -> Callable[[PyTree, Batch], RowLosses]:
+    """Returns `row_losses(params, batch)`: the negative log-likelihood of each row's response with its end token.
+
+    Args:
+        token_scores: `(params, batch) -> scores` with `scores.loss` [sequences, tokens], in nats.
+    """
+
+    def row_losses(params: PyTree, batch: Batch) -> RowLosses:
+        loss = token_scores(params, batch).loss
+        mask = batch["loss_mask"].astype(loss.dtype)
+        return RowLosses(sum_by_row(jnp.where(batch["loss_mask"], loss, 0.0), batch), sum_by_row(mask, batch))
+
+    return row_losses
+
+
+def exact_matches(
+    token_scores: Callable[[PyTree, Batch], TokenScores],
+) -> Callable[[PyTree, Batch], tuple[RowLosses, Bool[Array, " rows"]]]:
+    """Returns `(params, batch) -> (row losses, matches)`.
+
+    A match is a row whose every response token, the end token included, is the argmax given the true tokens before
+    it (teacher-forced).
+
+    Args:
+        token_scores: `(params, batch) -> scores` with `scores.loss` and `scores.correct` [sequences, tokens].
+    """
+
+    def evaluate(params: PyTree, batch: Batch) -> tuple[RowLosses, Bool[Array, " rows"]]:
+        scores = token_scores(params, batch)
+        count = sum_by_row(batch["loss_mask"].astype(scores.loss.dtype), batch)
+        wrong = sum_by_row((batch["loss_mask"] & ~scores.correct).astype(scores.loss.dtype), batch)
+        total = sum_by_row(jnp.where(batch["loss_mask"], scores.loss, 0.0), batch)
+        return RowLosses(total, count), (wrong == 0) & (count > 0)
+
+    return evaluate
+
+
+def mean_loss(
+    row_losses: Callable[[PyTree, Batch], RowLosses], reduction: Reduction = "row"
+) -> Callable[[PyTree, PyTree, Batch], Mean]:
+    """Returns the upper objective of trusted rows: their mean loss, which no outer variable enters directly."""
+
+    def upper(outer: PyTree, inner: PyTree, batch: Batch) -> Mean:
+        return row_losses(inner, batch).weighted(reduction=reduction)
+
+    return upper
+
+
+def sum_by_row(values: Float[Array, "sequences tokens"], batch: Batch) -> Float[Array, " rows"]:
+    """Returns the sums of token values over each row, in padded batches (a row a sequence) and packed ones."""
+    if "token_row" not in batch:
+        return jnp.sum(values, axis=-1)
+    rows = batch["row_id"].shape[0]
+    slots = jnp.where(batch["token_row"] >= 0, batch["token_row"], rows)
+    return jax.ops.segment_sum(values.reshape(-1), slots.reshape(-1), num_segments=rows + 1)[:rows]

@@ -1,0 +1,79 @@
+"""Outer optimizers for row logits that move only the rows a step has seen.
+
+Adam must not move them. An unvisited row gets a tiny gradient of constant sign, which Adam rescales to a full step,
+so its logits record how often a row was *visited*, not how good it is. Both rules here subtract the mean over the
+visited rows, so that the pool's mean logit does not drift with visits either; with rows drawn without replacement
+every row is then visited equally often.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+
+def visited_sgd(rate: float) -> optax.GradientTransformationExtraArgs:
+    """logit_i <- logit_i - rate * rows_in_batch * (g_i - mean of g over visited rows), visited rows only.
+
+    The factor makes the rate that of one row's own loss, whatever the batch size.
+
+    Args:
+        rate: logit change for a difference of one nat at weight one.
+    """
+
+    def direction(gradient: Float[Array, " pool"], logits: Float[Array, " pool"]) -> Float[Array, " pool"]:
+        return gradient
+
+    return _on_visited(rate, direction)
+
+
+def exponentiated_gradient(rate: float) -> optax.GradientTransformationExtraArgs:
+    """w_i <- w_i exp(-rate * (s_i - mean of s over visited rows)), s_i the derivative with respect to the weight.
+
+    Mirror descent on the simplex. In logits it is gradient descent without the softmax's own factor, so a row whose
+    weight has become small moves as readily as any other and can return: s_i = g_i / softmax_i, up to a constant
+    that subtracting the mean removes. For softmax weights only.
+
+    Args:
+        rate: change of log weight for a difference of one nat.
+
+    References:
+        Kivinen & Warmuth, Exponentiated Gradient versus Gradient Descent for Linear Predictors, 1997.
+    """
+
+    def direction(gradient: Float[Array, " pool"], logits: Float[Array, " pool"]) -> Float[Array, " pool"]:
+        shares = jax.nn.softmax(logits) * logits.size
+        return gradient / jnp.maximum(shares, jnp.finfo(shares.dtype).tiny)
+
+    return _on_visited(rate, direction)
+
+
+Logits = Float[Array, " pool"]
+
+
+def _on_visited(
+    rate: float, direction: Callable[[Logits, Logits], Logits]
+) -> optax.GradientTransformationExtraArgs:
+    if rate <= 0:
+        raise ValueError(f"the rate of row weights must be positive, not {rate}")
+
+    def update(
+        gradient: Float[Array, " pool"],
+        state: optax.EmptyState,
+        params: Float[Array, " pool"],
+        *,
+        visited: Int[Array, "*rows"],
+        **_: object,
+    ) -> tuple[Float[Array, " pool"], optax.EmptyState]:
+        ids = visited.reshape(-1)
+        seen = jnp.zeros(params.shape, bool).at[jnp.where(ids >= 0, ids, params.size)].set(True, mode="drop")
+        count = jnp.maximum(jnp.sum(seen), 1)
+        step = direction(gradient, params)
+        centred = jnp.where(seen, step - jnp.sum(jnp.where(seen, step, 0.0)) / count, 0.0)
+        return -rate * jnp.sum(ids >= 0) * centred, state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
