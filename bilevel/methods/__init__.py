@@ -1,0 +1,9 @@
+"""Published methods and the baselines they answer to: each returns a problem and a schedule."""
+
+from bilevel.methods.baselines import clean_only as clean_only
+from bilevel.methods.baselines import direct_mixing as direct_mixing
+from bilevel.methods.baselines import uniform_tuning as uniform_tuning
+from bilevel.methods.baselines import validation_only as validation_only
+from bilevel.methods.bds import BDSSettings as BDSSettings
+from bilevel.methods.bds import bds as bds
+from bilevel.methods.training import TrainingSettings as TrainingSettings

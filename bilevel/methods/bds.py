@@ -1,0 +1,131 @@
+"""BDS, bilevel data selection: one logit a row.
+
+Xiao & Chen, arXiv 2511.21056 (offline part); the same selector in Shen et al., SEAL, ICLR 2025 (arXiv 2410.07471).
+
+    min over omega   L_val(theta)    where theta minimises   sum_i s_i(omega) l_i(theta),   s = softmax(omega)
+
+    paper        here
+    theta        inner variables             L_val    upper
+    omega        outer variables, logits     l_i      row_losses
+    p_i = N s_i  row weights                 lambda   upper_share = 1 / (1 + gamma)
+
+The penalty form descends lambda L_val + (1 - lambda) [sum_i s_i l_i(theta) - min over theta' of sum_i s_i l_i(theta')]:
+rows lose weight by the loss they have left once trusted data pulls at the model, in excess of what they have
+without that pull. The implicit forms instead score rows by the alignment of their gradients with the upper one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from bilevel.core import (
+    Batch,
+    Mean,
+    RowLosses,
+    RowProblem,
+    alternating,
+    identity,
+    implicit,
+    optimizer_aware,
+    penalty,
+)
+from bilevel.core.solver import Solver
+from bilevel.methods.training import TrainingSettings
+from bilevel.schedule import Evaluate, Move, Schedule, Score, Select, Train, Weigh
+from bilevel.weighting import entropy_penalty, exponentiated_gradient, row_logits, visited_sgd
+
+
+@dataclass(frozen=True)
+class BDSSettings:
+    """Settings of BDS.
+
+    Attributes:
+        estimator: `penalty` with both copies of the model, `penalty_single` without the value's copy (the published
+            memory-efficient variant), `identity` or `optimizer_aware` row scores.
+        weights: `softmax` over the pool, or independent `sigmoid`s.
+        rule: how logits move: `exponentiated` gradient or `sgd`, both on visited rows, centred; `adam` is the
+            published choice, whose logits record visits, and warns.
+        rate: of the rule, logit change for a difference of one nat.
+        upper_share: lambda at the start, the weight of the upper loss in the penalty forms; gamma = 1 / lambda - 1.
+        upper_share_drop: what lambda loses an epoch (authors: 0.02 to 0.1).
+        outer_warmup: steps before the logits begin to move.
+        entropy: strength of the entropy term, in nats; keeps the weights from collapsing onto few rows.
+        floor: smallest weight, in [0, 1).
+        keep_share: share of the pool that trains, the rest gated to zero by rank.
+        top_share: share of the pool that the run selects at its end.
+    """
+
+    estimator: Literal["penalty", "penalty_single", "identity", "optimizer_aware"] = "penalty_single"
+    weights: Literal["softmax", "sigmoid"] = "softmax"
+    rule: Literal["exponentiated", "sgd", "adam"] = "exponentiated"
+    rate: float = 0.3
+    upper_share: float = 0.25
+    upper_share_drop: float = 0.0
+    outer_warmup: int = 100
+    entropy: float = 0.0
+    floor: float = 0.0
+    keep_share: float = 1.0
+    top_share: float = 0.5
+
+
+def bds(
+    row_losses: Callable[[Any, Batch], RowLosses],
+    upper: Callable[[Any, Any, Batch], Mean],
+    pool_rows: int,
+    training: TrainingSettings,
+    settings: BDSSettings,
+) -> tuple[RowProblem, Schedule]:
+    """Returns BDS as a problem and a schedule.
+
+    Args:
+        row_losses: `(params, batch) -> RowLosses` on pool rows.
+        upper: `(outer, params, batch) -> Mean` on trusted rows.
+        pool_rows: rows of the pool, N.
+        training: how the lower level is trained.
+        settings: what this method adds.
+
+    References:
+        Equations 1.2 to 1.4 of the reconstruction in `docs/bds.md`.
+    """
+    weighting = row_logits(pool_rows, settings.weights, settings.floor, settings.keep_share)
+    penalise = entropy_penalty(settings.entropy) if settings.entropy > 0 else None
+    problem = RowProblem(row_losses, weighting, upper, penalise)
+    solver = _solver(problem, pool_rows, training, settings)
+    warmup = min(settings.outer_warmup, training.steps - 1)
+    moves: tuple[Move, ...] = (
+        Score("loss_start"),
+        *((Train(problem, solver, warmup, training.plan, updates=("inner",)),) if warmup else ()),
+        Train(problem, solver, training.steps - warmup, training.plan),
+        Weigh(weighting),
+        Score("loss_end"),
+        Select("weight", into="selected", share=settings.top_share),
+        Evaluate("test"),
+    )
+    return problem, (moves,)
+
+
+def _solver(problem: RowProblem, pool_rows: int, training: TrainingSettings, settings: BDSSettings) -> Solver:
+    inner, outer = training.optimizer(), _outer_optimizer(settings)
+    if settings.estimator == "identity":
+        return alternating(problem, inner, outer, implicit(identity(1.0)))
+    if settings.estimator == "optimizer_aware":
+        return alternating(problem, inner, outer, implicit(optimizer_aware()))
+
+    def upper_share(step: Array) -> Array:
+        epoch = step * training.batch_rows // pool_rows
+        return jnp.clip(settings.upper_share - settings.upper_share_drop * epoch, 0.0, 1.0)
+
+    copies: Literal[1, 2] = 1 if settings.estimator == "penalty_single" else 2
+    return penalty(problem, inner, outer, upper_share, copies, scale_outer=False)
+
+
+def _outer_optimizer(settings: BDSSettings) -> optax.GradientTransformation:
+    if settings.rule == "exponentiated":
+        return exponentiated_gradient(settings.rate)
+    return visited_sgd(settings.rate) if settings.rule == "sgd" else optax.adam(settings.rate)

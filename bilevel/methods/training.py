@@ -1,0 +1,67 @@
+"""How the lower level is trained: the settings that every method shares, and the optax chain they mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import optax
+
+from bilevel.schedule.batches import BatchPlan
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Fine-tuning settings.
+
+    Attributes:
+        steps: optimizer steps.
+        batch_rows: rows of a lower batch, over all devices and micro-batches.
+        upper_rows: rows of an upper batch.
+        accumulate: micro-batches that a batch is cut into; gradients are accumulated exactly.
+        learning_rate: peak, after warm-up.
+        warmup_share: share of the steps over which the learning rate rises from 0.
+        final_share: where the cosine ends, as a share of the peak.
+        clip: largest global norm of a gradient; 0 for no clipping.
+        weight_decay: decoupled.
+        beta1: decay of AdamW's first moment.
+        beta2: decay of AdamW's second moment.
+    """
+
+    steps: int = 1000
+    batch_rows: int = 32
+    upper_rows: int = 32
+    accumulate: int = 1
+    learning_rate: float = 1e-4
+    warmup_share: float = 0.05
+    final_share: float = 0.1
+    clip: float = 1.0
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.95
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, not {self.steps}")
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
+        if not 0 <= self.warmup_share < 1:
+            raise ValueError(f"warmup_share must be in [0, 1), not {self.warmup_share}")
+        self.plan  # noqa: B018  (checks that the batches can be cut)
+
+    @property
+    def plan(self) -> BatchPlan:
+        """How a step's batches are cut."""
+        return BatchPlan(self.batch_rows, self.upper_rows, self.accumulate)
+
+    def optimizer(self) -> optax.GradientTransformation:
+        """Returns clipping, AdamW, linear warm-up and cosine decay, as one chain with a derivative."""
+        warmup = round(self.warmup_share * self.steps)
+        rate = optax.warmup_cosine_decay_schedule(
+            init_value=self.learning_rate / (warmup + 1),
+            peak_value=self.learning_rate,
+            warmup_steps=warmup,
+            decay_steps=max(self.steps, warmup + 1),
+            end_value=self.final_share * self.learning_rate,
+        )
+        clip = [optax.clip_by_global_norm(self.clip)] if self.clip > 0 else []
+        return optax.chain(*clip, optax.adamw(rate, self.beta1, self.beta2, weight_decay=self.weight_decay))

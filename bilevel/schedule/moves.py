@@ -1,0 +1,165 @@
+"""What a schedule is made of, but for training: scoring rows, reading weights, selecting, evaluating."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import jax
+import numpy as np
+
+from bilevel.core.problem import Weighting
+from bilevel.schedule.batches import in_turn
+from bilevel.schedule.state import Context, RunState
+
+
+class Move(Protocol):
+    """One step of a schedule, a frozen dataclass.
+
+    `reads` and `writes` name parts of the state as `kind:name` (`model:current`, `signal:loss`, `set:chosen`,
+    `result:test`, `solver`), so that a schedule is checked before it runs.
+    """
+
+    @property
+    def reads(self) -> tuple[str, ...]: ...
+
+    @property
+    def writes(self) -> tuple[str, ...]: ...
+
+    def run(self, state: RunState, context: Context) -> RunState: ...
+
+
+@dataclass(frozen=True)
+class Score:
+    """Measures the loss of every row of a data set under a model, into a signal.
+
+    Attributes:
+        into: the signal's name.
+        model: which model.
+        over: which data set.
+    """
+
+    into: str
+    model: str = "current"
+    over: str = "pool"
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (f"model:{self.model}", f"data:{self.over}")
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        return (f"signal:{self.into}",)
+
+    def run(self, state: RunState, context: Context) -> RunState:
+        row_losses = _compiled(context.row_losses)
+        rows = context.data[self.over]
+        values = np.zeros(len(rows), np.float32)
+        for ids, batch in in_turn(rows, context.evaluation_rows, context.mesh):
+            found = np.asarray(row_losses(state.models[self.model], batch).means)
+            values[ids[ids >= 0]] = found[ids >= 0]
+        return state.with_signal(self.into, values)
+
+
+@dataclass(frozen=True)
+class Weigh:
+    """Reads the weight of every row of a data set off the solver's outer variables, into a signal.
+
+    Weightings that look at a batch as a whole (a softmax over it) see batches in the order of the data set.
+
+    Attributes:
+        weighting: the weighting that the solver moves.
+        into: the signal's name.
+        over: which data set.
+    """
+
+    weighting: Weighting
+    into: str = "weight"
+    over: str = "pool"
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("solver", "model:current", f"data:{self.over}")
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        return (f"signal:{self.into}",)
+
+    def run(self, state: RunState, context: Context) -> RunState:
+        assert state.solver is not None  # the driver has checked that some Train comes first
+        weigh, row_losses = _compiled(self.weighting.weights), _compiled(context.row_losses)
+        rows = context.data[self.over]
+        values = np.zeros(len(rows), np.float32)
+        for ids, batch in in_turn(rows, context.evaluation_rows, context.mesh):
+            losses = row_losses(state.models["current"], batch) if self.weighting.needs_losses else None
+            with_micro_axis = jax.tree.map(lambda x: x[None], (batch, losses))
+            found = np.asarray(weigh(state.solver.outer.inner, state.solver.memory, *with_micro_axis))[0]
+            values[ids[ids >= 0]] = found[ids >= 0]
+        return state.with_signal(self.into, values)
+
+
+@dataclass(frozen=True)
+class Select:
+    """Chooses rows by a signal, into a row set, best first.
+
+    Attributes:
+        signal: the signal's name.
+        into: the set's name.
+        share: share of the rows that is kept, those of the highest values; at least one row.
+    """
+
+    signal: str
+    into: str
+    share: float
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (f"signal:{self.signal}",)
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        return (f"set:{self.into}",)
+
+    def run(self, state: RunState, context: Context) -> RunState:
+        values = state.signals[self.signal].values
+        kept = max(1, round(self.share * len(values)))
+        return state.with_set(self.into, np.argsort(-values, kind="stable")[:kept])
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measures a model on a data set: mean row loss in nats a token, share of exact matches (teacher-forced).
+
+    Attributes:
+        over: which data set.
+        model: which model.
+    """
+
+    over: str = "test"
+    model: str = "current"
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (f"model:{self.model}", f"data:{self.over}")
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        return (f"result:{self.over}",)
+
+    def run(self, state: RunState, context: Context) -> RunState:
+        evaluate = _compiled(context.evaluate)
+        total = matches = 0.0
+        rows = context.data[self.over]
+        for ids, batch in in_turn(rows, context.evaluation_rows, context.mesh):
+            losses, matched = evaluate(state.models[self.model], batch)
+            total += float(np.sum(np.asarray(losses.means, np.float64)[ids >= 0]))
+            matches += int(np.sum(np.asarray(matched)[ids >= 0]))
+        return state.with_result(self.over, {"loss": total / len(rows), "exact_match": matches / len(rows)})
+
+
+@lru_cache(maxsize=16)
+def _compiled(function: Callable) -> Callable:
+    """Returns one compiled function for each function, so that moves share compilations."""
+    return jax.jit(function)

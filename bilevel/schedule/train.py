@@ -1,0 +1,163 @@
+"""The move that trains: solver steps over a row set against a trusted set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bilevel.core.problem import RowProblem
+from bilevel.core.solver import BOTH, Level, Solver, SolverState, StepReport
+from bilevel.runtime.devices import place_batch, replicate
+from bilevel.schedule.batches import BatchPlan, LowerBatches, UpperBatches
+from bilevel.schedule.state import Context, RunState
+from bilevel.weighting.statistics import effective_sample_size
+
+_MONITORED_ROWS = 128
+
+
+class NonFiniteError(RuntimeError):
+    """Too many steps in a row could not be applied because a loss or gradient was NaN or infinite."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Takes solver steps, from the state that the solver has, or fresh from a model.
+
+    Attributes:
+        problem: the bilevel problem that the solver was made for.
+        solver: any solver of `bilevel.core.solver`.
+        steps: solver steps.
+        plan: how batches are cut.
+        updates: which levels move; the other is frozen.
+        start: `continue` goes on with the solver's state (and begins it from `current` the first time); `base`
+            begins anew from the base model with fresh optimizers.
+        over: the data set of the lower level; its row set of the same name, if there is one, restricts it.
+        upper: the data set of the upper level.
+    """
+
+    problem: RowProblem
+    solver: Solver
+    steps: int
+    plan: BatchPlan
+    updates: tuple[Level, ...] = BOTH
+    start: Literal["continue", "base"] = "continue"
+    over: str = "pool"
+    upper: str = "validation"
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (
+            "model:base" if self.start == "base" else "model:current",
+            f"data:{self.over}",
+            f"data:{self.upper}",
+        )
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        return ("model:current", "solver")
+
+    def run(self, state: RunState, context: Context) -> RunState:
+        pool, trusted = context.data[self.over], context.data[self.upper]
+        ids = state.sets.get(self.over, np.arange(len(pool)))
+        lower_batches = LowerBatches(pool, ids, self.plan, 2 * context.seed, context.mesh)
+        upper_batches = UpperBatches(trusted, self.plan, 2 * context.seed + 1, context.mesh)
+        monitored = _first_rows(context, self.upper)
+
+        solver_state = self._begin(state, context)
+        step, upper = _compiled_step(self.solver), _compiled_upper(self.problem)
+        pending: list[StepReport] = []
+        bar = context.progress(self.steps)
+        try:
+            for number in range(state.step + 1, state.step + self.steps + 1):
+                solver_state, report = step(
+                    solver_state,
+                    lower_batches(number - 1),
+                    upper_batches(number - 1),
+                    updates=self.updates,
+                )
+                pending.append(report)
+                if number % context.log_every == 0 or number == state.step + self.steps:
+                    reports = jax.device_get(pending)
+                    _stop_when_stuck(int(solver_state.skipped_in_a_row), reports, pool.rows, context.patience)
+                    upper_loss = float(upper(solver_state.outer.inner, solver_state.inner.inner, monitored))
+                    numbers = self._numbers(solver_state, reports, upper_loss, len(pool))
+                    context.log(number, numbers)
+                    bar.advance(len(pending), {"lower": numbers["lower_loss"], "upper": upper_loss})
+                    pending = []
+        finally:
+            bar.close()
+        return replace(
+            state,
+            models={**state.models, "current": solver_state.inner.inner},
+            solver=solver_state,
+            step=state.step + self.steps,
+        )
+
+    def _begin(self, state: RunState, context: Context) -> SolverState:
+        if self.start == "continue" and state.solver is not None:
+            # The state is donated to the first step; callers keep theirs.
+            return jax.tree.map(jnp.copy, state.solver)
+        model = state.models["base" if self.start == "base" else "current"]
+        begun = self.solver.init(jax.random.fold_in(jax.random.key(context.seed), state.round), model)
+        return replicate(jax.tree.map(jnp.copy, begun), context.mesh)
+
+    def _numbers(
+        self, solver: SolverState, reports: list[StepReport], upper_loss: float, rows: int
+    ) -> dict[str, Any]:
+        applied = [report for report in reports if report.finite] or reports
+        numbers: dict[str, Any] = {
+            "lower_loss": float(np.mean([report.lower.value for report in applied])),
+            "upper_loss": upper_loss,
+            "skipped_steps": int(solver.skipped),
+        }
+        seen_weights = np.concatenate([report.row_weights[report.row_id >= 0] for report in reports])
+        # Of the rows seen since the last line, scaled to the pool: rows are drawn without replacement.
+        numbers["effective_sample_size"] = (
+            float(effective_sample_size(seen_weights)) / seen_weights.size * rows
+        )
+        diagnostics = [report.diagnostics for report in applied if report.diagnostics is not None]
+        for name in ("hypergradient_norm", "upper_gradient_norm", "direction_norm"):
+            seen = [value for d in diagnostics if (value := getattr(d, name)) is not None]
+            if seen:
+                numbers[name] = float(np.mean(seen))
+        return numbers
+
+
+def _first_rows(context: Context, name: str) -> Any:
+    """Returns one fixed batch of trusted rows, so that the logged upper losses of all methods compare."""
+    rows = context.data[name]
+    size = _MONITORED_ROWS
+    ids = np.where(np.arange(size) < len(rows), np.arange(size), -1)
+    return place_batch(rows.batch(ids), context.mesh, axis=0)
+
+
+def _stop_when_stuck(in_a_row: int, reports: list[StepReport], rows: Any, patience: int) -> None:
+    if in_a_row < patience:
+        return
+    bad = next(report for report in reversed(reports) if not report.finite)
+    assert bad.row_losses is not None  # a RowProblem's steps report them
+    ids, losses = np.ravel(bad.row_id), np.ravel(bad.row_losses.total)
+    guilty = ids[~np.isfinite(losses) & (ids >= 0)]
+    which = [rows[i].id for i in (guilty if guilty.size else ids[ids >= 0])]
+    what = (
+        "rows whose loss is not finite" if guilty.size else "rows of the last such batch, all of finite loss"
+    )
+    raise NonFiniteError(
+        f"{in_a_row} steps in a row gave a loss or gradient that is not finite and were not applied; {what}: "
+        f"{', '.join(which)}. Lower the learning rate, clip gradients, or look at these rows."
+    )
+
+
+@lru_cache(maxsize=16)
+def _compiled_step(solver: Solver) -> Any:
+    return jax.jit(solver.step, static_argnames="updates", donate_argnums=0)
+
+
+@lru_cache(maxsize=16)
+def _compiled_upper(problem: RowProblem) -> Any:
+    return jax.jit(lambda outer, inner, batch: problem.upper(outer, inner, batch).value)
