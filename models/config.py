@@ -52,12 +52,11 @@ class DecoderConfig:
             "head_dim",
             "max_positions",
         ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ModelError(f"{name} must be a positive whole number, not {value!r}")
+            if getattr(self, name) < 1:
+                raise ModelError(f"{name} must be positive, not {getattr(self, name)}")
         for name in ("rope_theta", "norm_epsilon", "init_std"):
             if not getattr(self, name) > 0:
-                raise ModelError(f"{name} must be positive, not {getattr(self, name)!r}")
+                raise ModelError(f"{name} must be positive, not {getattr(self, name)}")
         if self.heads % self.kv_heads:
             raise ModelError(f"heads {self.heads} must be a multiple of kv_heads {self.kv_heads}")
         if self.head_dim % 2:

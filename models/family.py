@@ -4,6 +4,7 @@ A family is two tables: which key of `config.json` holds which field of `Decoder
 checkpoint holds which parameter. Reading and writing follow the same tables, so that neither drifts.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -12,6 +13,9 @@ from models.errors import ModelError
 
 REQUIRED = object()
 """Stands for the default of a setting that has none."""
+
+_FIELD_TYPES: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(DecoderConfig)}
+_TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
 class Setting(NamedTuple):
@@ -62,19 +66,16 @@ def config_from_raw(family: Family, raw: Mapping[str, Any]) -> DecoderConfig:
                 f"{key} {raw[key]!r} is not supported: {family.model_type} models here have {value!r}"
             )
     flat = {**raw, "rope_theta": _rope_theta(raw)}
-    fields = {}
+    fields: dict[str, Any] = {}
     for setting in family.settings:
         value = flat.get(setting.key)
         if value is None and setting.default is REQUIRED:
             raise ModelError(f"no {setting.key}, which every {family.model_type} model states")
-        if value is not None or setting.default is not None:
-            fields[setting.field] = setting.default if value is None else value
-    if "kv_heads" not in fields:
-        fields["kv_heads"] = fields["heads"]
-    try:
-        return DecoderConfig(**fields)
-    except TypeError as error:
-        raise ModelError(f"a setting is of the wrong type: {error}") from None
+        value = setting.default if value is None else value
+        if value is not None:
+            fields[setting.field] = _typed(setting, value)
+    fields.setdefault("kv_heads", fields["heads"])
+    return DecoderConfig(**fields)
 
 
 def raw_from_config(
@@ -108,6 +109,16 @@ def raw_from_config(
         else:
             raw[setting.key] = wanted[setting.key]
     return raw
+
+
+def _typed(setting: Setting, value: Any) -> int | float | bool:
+    """The value in its field's type; JSON writes whole floats as integers and knows no other coercion."""
+    wanted = _FIELD_TYPES[setting.field]
+    if wanted is float and type(value) is int:
+        return float(value)
+    if type(value) is not wanted:
+        raise ModelError(f"{setting.key} must be {_TYPE_NAMES[wanted]}, not {value!r}")
+    return value
 
 
 def _rope_theta(raw: Mapping[str, Any]) -> float | None:

@@ -135,10 +135,10 @@ def _write_tokenizer(tokenizer: Any, target: Path) -> Any:
     # Imported here: transformers takes a second, and only this line needs it.
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(target)
+    return AutoTokenizer.from_pretrained(target, trust_remote_code=False)
 
 
-def _special_tokens(tokenizer: Any) -> dict[str, int]:
+def _special_tokens(tokenizer: Any) -> dict[str, int | None]:
     kinds = ((kind, getattr(tokenizer, f"{kind}_token_id")) for kind in ("bos", "eos", "pad"))
     return {f"{kind}_token_id": token for kind, token in kinds}
 
