@@ -1,6 +1,7 @@
 """Rows with ids, templates, tokenising, order; the embedded corpus."""
 
 from bilevel.data.checks import Overlap, check_overlap, check_rejected
+from bilevel.data.corpus import Corpus, Shares, make_corpus
 from bilevel.data.encode import EncodedRows, Encoding, Truncated, encode_rows
 from bilevel.data.files import ReadRows, read_rows, write_rejected, write_rows
 from bilevel.data.order import RowOrder
@@ -13,6 +14,7 @@ __all__ = [
     "LABELS",
     "PLAIN",
     "TEMPLATES",
+    "Corpus",
     "EncodedRows",
     "Encoding",
     "Overlap",
@@ -20,6 +22,7 @@ __all__ = [
     "Rejected",
     "Row",
     "RowOrder",
+    "Shares",
     "Template",
     "Tokenizer",
     "Truncated",
@@ -29,6 +32,7 @@ __all__ = [
     "encode_rows",
     "get_template",
     "load_tokenizer",
+    "make_corpus",
     "read_rows",
     "train_tokenizer",
     "write_rejected",

@@ -87,7 +87,9 @@ class _Prompts:
             ready = [(kind, examples) for kind, examples in self._waiting if examples]
             if not ready:
                 missing = count - len(taken)
-                raise InputError(f"the corpus lacks {missing} {self._sort} prompts; ask for fewer rows")
+                raise InputError(
+                    f"the corpus lacks {missing} {self._sort} prompts; ask for fewer rows in its sets"
+                )
             for kind, examples in shuffled(ready, self._random)[: count - len(taken)]:
                 taken.append((kind, examples.pop()))
         return shuffled(taken, self._random)

@@ -1,0 +1,209 @@
+"""Rows from and to files."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bilevel.data import Row, read_rows, write_rejected, write_rows
+from bilevel.errors import InputError
+
+GOOD = '{"instruction": "Say hello.", "output": "Hello."}'
+
+
+def written(folder: Path, content: str | bytes, name: str = "rows.jsonl") -> Path:
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def test_json_lines_and_arrays_are_told_apart_by_content(tmp_path: Path) -> None:
+    records = [json.loads(GOOD), {"instruction": "Add.", "input": "1 2", "output": "3"}]
+    lines = written(tmp_path, "\n".join(json.dumps(record) for record in records), "lines.json")
+    array = written(tmp_path, json.dumps(records, indent=2), "array.jsonl")
+    texts = [("Say hello.", "", "Hello."), ("Add.", "1 2", "3")]
+    for path in (lines, array):
+        rows, rejected = read_rows(path)
+        assert [(row.instruction, row.input, row.output) for row in rows] == texts
+        assert [row.id for row in rows] == [f"{path.name}:1", f"{path.name}:2"]
+        assert rejected == ()
+
+
+def test_ids_count_every_line_of_the_file(tmp_path: Path) -> None:
+    rows, _ = read_rows(written(tmp_path, f"\n{GOOD}\r\n\n   \n{GOOD}\n"))
+    assert [row.id for row in rows] == ["rows.jsonl:2", "rows.jsonl:5"]
+
+
+def test_separators_inside_strings_do_not_end_a_line(tmp_path: Path) -> None:
+    record = {"instruction": "Copy.", "output": "one\u2028two\x85three"}
+    path = written(tmp_path, json.dumps(record, ensure_ascii=False) + "\n" + GOOD)
+    rows, _ = read_rows(path)
+    assert [row.output for row in rows] == ["one\u2028two\x85three", "Hello."]
+
+
+def test_byte_order_mark_null_input_and_umlauts(tmp_path: Path) -> None:
+    content = '\ufeff{"instruction": "Grüße", "input": null, "output": "Grüß Gott ☀"}'
+    ((row,), _) = read_rows(written(tmp_path, content))
+    assert (row.instruction, row.input, row.output) == ("Grüße", "", "Grüß Gott ☀")
+
+
+def test_labels_are_text_and_other_columns_are_kept(tmp_path: Path) -> None:
+    columns = {
+        "fault": "truncated",
+        "hard": True,
+        "duplicate": None,
+        "kind": 3,
+        "source": "web",
+        "tags": ["a"],
+    }
+    ((row,), _) = read_rows(written(tmp_path, json.dumps(json.loads(GOOD) | columns)))
+    assert row.labels == {"fault": "truncated", "hard": "yes", "duplicate": "", "kind": "3"}
+    assert row.extra == {"source": "web", "tags": ["a"]}
+    assert row.label("fault") == "truncated"
+    assert Row("a:1", "x", "", "y").label("fault") == ""
+
+
+@pytest.mark.parametrize("value", ["", "no", "None", "false", False, 0, 0.0, None, "0", " "])
+def test_labels_that_say_no_are_empty(tmp_path: Path, value: object) -> None:
+    ((row,), _) = read_rows(written(tmp_path, json.dumps(json.loads(GOOD) | {"fault": value})))
+    assert row.labels == {"fault": ""}
+
+
+def test_rows_that_cannot_be_used_are_rejected_with_a_remedy(tmp_path: Path) -> None:
+    records = [
+        {"instruction": "a", "output": ""},
+        {"instruction": "a", "output": " \n"},
+        {"instruction": "a", "output": None},
+        {"instruction": " ", "output": "b"},
+        {"instruction": "a", "output": "half \ud800"},
+        {"instruction": "a", "output": "b"},
+    ]
+    rows, rejected = read_rows(written(tmp_path, "\n".join(map(json.dumps, records))))
+    assert [row.id for row in rows] == ["rows.jsonl:6"]
+    assert [(item.id, item.reason) for item in rejected] == [
+        ("rows.jsonl:1", "empty response"),
+        ("rows.jsonl:2", "empty response"),
+        ("rows.jsonl:3", "empty response"),
+        ("rows.jsonl:4", "empty instruction"),
+        ("rows.jsonl:5", "broken characters (half of a surrogate pair)"),
+    ]
+    assert all("row" in item.remedy or "again" in item.remedy for item in rejected)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "{path}: the file is empty; write at least one row"),
+        (b" \n\n", "{path}: the file is empty; write at least one row"),
+        (b"\xef\xbb\xbf", "{path}: the file is empty; write at least one row"),
+        (b"[]", "{path}: the array is empty; write at least one row"),
+        (
+            f"{GOOD}\n{GOOD[:-1]}\n".encode(),
+            "{path}:2: broken JSON (Expecting ',' delimiter, column 49); write one JSON object a line",
+        ),
+        (f"[{GOOD},\n{GOOD}\n".encode(), "{path}:3: broken JSON (Expecting ',' delimiter, column 1)"),
+        (f"[{GOOD}]\n[{GOOD}]".encode(), "{path}:2: broken JSON (Extra data, column 1)"),
+        (b'{\n  "instruction": "a"\n}', "{path}:1: broken JSON"),
+        (
+            f"{GOOD}\n3\n".encode(),
+            "{path}:2: a row must be a JSON object with 'instruction' and 'output', this is int",
+        ),
+        (b'["a"]', "{path}:1: a row must be a JSON object with 'instruction' and 'output', this is str"),
+        (
+            b'{"prompt": "a", "output": "b"}',
+            "{path}:1: column 'instruction' is missing (there: 'prompt', 'output'); add it or rename yours",
+        ),
+        (f"[{GOOD}, {{}}]".encode(), "{path}:2: column 'instruction' is missing (there: none)"),
+        (b'{"instruction": "a"}', "{path}:1: column 'output' is missing (there: 'instruction')"),
+        (
+            b'{"instruction": "a", "output": 3}',
+            "{path}:1: column 'output' must be text, this is int; write it as a JSON",
+        ),
+        (
+            b'{"instruction": ["a"], "output": "b"}',
+            "{path}:1: column 'instruction' must be text, this is list",
+        ),
+        (
+            b'{"instruction": "a", "input": {}, "output": "b"}',
+            "{path}:1: column 'input' must be text, this is dict",
+        ),
+        (GOOD.encode() + b"\n\xff\xfe", "{path}:2: not UTF-8 text; save the file with UTF-8 encoding"),
+        (b"[" * 200_000, "{path}:1: "),
+        (b'{"instruction": "a", "output": "b", "n": ' + b"1" * 5000 + b"}", "{path}:1: unusable JSON"),
+    ],
+)
+def test_unusable_files_are_named_with_row_and_remedy(tmp_path: Path, content: bytes, expected: str) -> None:
+    path = written(tmp_path, content)
+    with pytest.raises(InputError) as error:
+        read_rows(path)
+    assert str(error.value).startswith(expected.format(path=path))
+    assert "\n" not in str(error.value)
+
+
+def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere.jsonl: no such file; check the path"):
+        read_rows(tmp_path / "nowhere.jsonl")
+    with pytest.raises(InputError, match="this is a folder; name a JSON or JSON-lines file inside it"):
+        read_rows(tmp_path)
+
+
+def test_written_rows_are_read_back(tmp_path: Path) -> None:
+    rows = (
+        Row(
+            "a.jsonl:7",
+            "Copy\u2028 ü",
+            "",
+            "ü\n",
+            {"fault": "off_topic", "hard": ""},
+            {"source": "web", "id": 12},
+        ),
+        Row("a.jsonl:9", "b", "c", "d", {}, {"tags": ["x", None]}),
+    )
+    path = tmp_path / "selected.jsonl"
+    write_rows(path, rows, weight=[0.5, 2.0])
+    first, second = read_rows(path).rows
+    assert (first.instruction, first.input, first.output) == ("Copy\u2028 ü", "", "ü\n")
+    assert first.labels == rows[0].labels
+    assert first.extra == {"id": "a.jsonl:7", "original_id": 12, "source": "web", "weight": 0.5}
+    assert second.extra == {"id": "a.jsonl:9", "tags": ["x", None], "weight": 2.0}
+    assert "ü" in path.read_text(encoding="utf-8")
+
+    write_rows(path, [first])
+    ((again,), _) = read_rows(path)
+    assert again.extra == {"id": "selected.jsonl:1", "original_id": 12, "source": "web", "weight": 0.5}
+
+
+def test_extra_columns_must_fit(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="column 'weight' has 1 values for 2 rows"):
+        write_rows(tmp_path / "x", [Row("a:1", "b", "", "c")] * 2, weight=[1.0])
+    with pytest.raises(ValueError, match="column 'output' belongs to the row itself"):
+        write_rows(tmp_path / "x", [Row("a:1", "b", "", "c")], output=["d"])
+
+
+def test_rejected_rows_are_written_with_reasons_even_with_broken_characters(tmp_path: Path) -> None:
+    records = [{"instruction": "a", "output": ""}, {"instruction": "a", "output": "\ud800", "n": 1}]
+    _, rejected = read_rows(written(tmp_path, "\n".join(map(json.dumps, records))))
+    path = tmp_path / "rejected.jsonl"
+    write_rejected(path, rejected)
+    _, again = read_rows(path)
+    assert [item.row.extra["reason"] for item in again] == [item.reason for item in rejected]
+    assert [item.row.extra["id"] for item in again] == ["rows.jsonl:1", "rows.jsonl:2"]
+    assert again[1].row.output == "\ud800"
+
+
+def test_real_alpaca_rows_lose_exactly_their_two_empty_outputs(shared_folder: Path) -> None:
+    rows, rejected = read_rows(shared_folder / "data" / "alpaca_5000_NC.json")
+    assert len(rows) == 4998
+    assert [item.reason for item in rejected] == ["empty response"] * 2
+    source = json.loads((shared_folder / "data" / "alpaca_5000_NC.json").read_text(encoding="utf-8"))
+    empty = [
+        f"alpaca_5000_NC.json:{n}" for n, record in enumerate(source, start=1) if not record["output"].strip()
+    ]
+    assert [item.id for item in rejected] == empty
+
+
+def test_real_json_lines_keep_their_columns(shared_folder: Path) -> None:
+    rows, rejected = read_rows(shared_folder / "data" / "val_rasbt_1100.jsonl")
+    assert (len(rows), rejected) == (1075, ())
+    assert {row.extra["source"] for row in rows} == {"rasbt"}
+    assert rows[0].id == "val_rasbt_1100.jsonl:1"
