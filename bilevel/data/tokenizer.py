@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bilevel.errors import InputError
 
@@ -11,28 +11,34 @@ START, END, PADDING = "<s>", "</s>", "<pad>"
 _SMALLEST_VOCABULARY = 256 + 3
 
 
-@runtime_checkable
-class Tokenizer(Protocol):
-    """What is used of a transformers `PreTrainedTokenizerFast`."""
+if TYPE_CHECKING:
 
-    bos_token_id: Any
-    eos_token_id: Any
+    class Tokenizer(Protocol):
+        """What is used of a transformers `PreTrainedTokenizerFast`."""
 
-    def __call__(self, text: Any, **options: Any) -> Any:
-        """Token ids of texts, under "input_ids"."""
-        ...
+        bos_token_id: Any
+        eos_token_id: Any
 
-    def decode(self, token_ids: Any, **options: Any) -> Any:
-        """Text of token ids."""
-        ...
+        def __call__(self, text: Any, **options: Any) -> Any:
+            """Token ids of texts, under "input_ids"."""
+            ...
 
-    def get_vocab(self) -> dict[str, int]:
-        """Id of each token."""
-        ...
+        def decode(self, token_ids: Any, **options: Any) -> Any:
+            """Text of token ids."""
+            ...
 
-    def save_pretrained(self, save_directory: Any) -> Any:
-        """Writes a folder that `load_tokenizer` reads."""
-        ...
+        def get_vocab(self) -> dict[str, int]:
+            """Id of each token."""
+            ...
+
+        def save_pretrained(self, save_directory: Any) -> Any:
+            """Writes a folder that `load_tokenizer` reads."""
+            ...
+
+else:
+    # transformers makes the ids of special tokens on demand, and from Python 3.12 on isinstance checks of
+    # protocols do not see such attributes: at run time any object will do.
+    Tokenizer = Any
 
 
 def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
@@ -44,8 +50,6 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
     Raises:
         InputError: no such folder, no `tokenizer.json` in it, a broken one, or no end token.
     """
-    from transformers import PreTrainedTokenizerFast
-
     folder = Path(folder)
     if not folder.is_dir():
         what = "this is a file, not a folder" if folder.exists() else "no such folder"
@@ -56,7 +60,7 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
             "or name another folder"
         )
     try:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+        tokenizer = _fast_tokenizer().from_pretrained(str(folder), local_files_only=True)
     except (
         Exception
     ) as error:  # The tokenizers library raises bare Exception for a file that it cannot parse.
@@ -113,7 +117,6 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         )
     from tokenizers import Tokenizer as Backend
     from tokenizers import decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
 
     backend = Backend(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -125,10 +128,18 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         show_progress=False,
     )
     backend.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
+    return _fast_tokenizer()(
         tokenizer_object=backend,
         bos_token=START,
         eos_token=END,
         pad_token=PADDING,
         clean_up_tokenization_spaces=False,
     )
+
+
+def _fast_tokenizer() -> Any:
+    # Imported late because it takes a second; it would also tell every user that torch is not there.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast

@@ -87,7 +87,7 @@ def test_truncated_answers_are_strict_beginnings(corpus: Corpus, answers: dict[t
 
 def test_off_topic_answers_belong_elsewhere(corpus: Corpus, answers: dict[tuple[str, str], str]) -> None:
     family = {kind.name: kind.family for kind in KINDS}
-    families = {}
+    families: dict[str, set[str]] = {}
     for kind in KINDS:
         for example in kind.examples(hard=False):
             families.setdefault(example.output, set()).add(kind.family)

@@ -37,7 +37,7 @@ def test_resuming_far_out_costs_no_replay(monkeypatch: pytest.MonkeyPatch) -> No
     made = []
     original = np.random.default_rng
 
-    def counting(seed: object) -> np.random.Generator:
+    def counting(seed: list[int]) -> np.random.Generator:
         made.append(seed)
         return original(seed)
 
