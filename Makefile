@@ -30,8 +30,8 @@ test: $(VENV)/.installed  ## Run the tests, but slow ones and torch's: float32, 
 	$(PYTEST) $(PYTEST_ARGS)
 	JAX_ENABLE_X64=1 $(PYTEST) tests/float64 $(PYTEST_ARGS)
 
-test-short: $(VENV)/.installed  ## Run the tests of the project, the core and the models: a pass for another interpreter
-	$(PYTEST) tests/test_project.py tests/core tests/models $(PYTEST_ARGS)
+test-short: $(VENV)/.installed  ## Run the float32 tests of all but methods and experiments: a pass for another interpreter
+	$(PYTEST) --ignore=tests/methods --ignore=tests/experiments $(PYTEST_ARGS)
 
 test-parity: $(VENV)/.parity  ## Compare models with torch (installs torch and peft first)
 	$(PYTEST) tests/parity -m "parity and not slow" $(PYTEST_ARGS)
