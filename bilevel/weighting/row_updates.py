@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from bilevel.core.tree import PyTree
+
 
 def visited_sgd(rate: float) -> optax.GradientTransformationExtraArgs:
     """logit_i <- logit_i - rate * rows_in_batch * (g_i - mean of g over visited rows), visited rows only.
@@ -62,18 +64,23 @@ def _on_visited(
         raise ValueError(f"the rate of row weights must be positive, not {rate}")
 
     def update(
-        gradient: Float[Array, " pool"],
+        gradient: PyTree,
         state: optax.EmptyState,
-        params: Float[Array, " pool"],
+        params: PyTree,
         *,
         visited: Int[Array, "*rows"],
         **_: object,
-    ) -> tuple[Float[Array, " pool"], optax.EmptyState]:
+    ) -> tuple[PyTree, optax.EmptyState]:
         ids = visited.reshape(-1)
-        seen = jnp.zeros(params.shape, bool).at[jnp.where(ids >= 0, ids, params.size)].set(True, mode="drop")
-        count = jnp.maximum(jnp.sum(seen), 1)
-        step = direction(gradient, params)
-        centred = jnp.where(seen, step - jnp.sum(jnp.where(seen, step, 0.0)) / count, 0.0)
-        return -rate * jnp.sum(ids >= 0) * centred, state
+
+        def update_table(gradient: Logits, logits: Logits) -> Logits:
+            real = jnp.where(ids >= 0, ids, logits.size)
+            seen = jnp.zeros(logits.shape, bool).at[real].set(True, mode="drop")
+            step = direction(gradient, logits)
+            mean = jnp.sum(jnp.where(seen, step, 0.0)) / jnp.maximum(jnp.sum(seen), 1)
+            return -rate * jnp.sum(ids >= 0) * jnp.where(seen, step - mean, 0.0)
+
+        # Over trees, so that the rule can move the tables of a product, or those that a mask leaves.
+        return jax.tree.map(update_table, gradient, params), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)

@@ -1,0 +1,199 @@
+"""Solvers in float32: what they freeze, skip, count, shard and refuse."""
+
+from __future__ import annotations
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from bilevel.core import alternating, identity, implicit, optimizer_aware, penalty
+from bilevel.core.problem import Problem
+from bilevel.runtime.devices import data_mesh, place_batch, replicate
+from bilevel.weighting import exponentiated_gradient, row_logits
+from tests.zoo import in_micro_batches, network, row_losses, row_problem, rows, upper
+
+POOL = 16
+
+
+def solvers():
+    problem, inner, outer = row_problem(POOL), optax.adam(1e-2), exponentiated_gradient(0.1)
+    return {
+        "identity": alternating(problem, inner, outer, implicit(identity(0.1))),
+        "optimizer_aware": alternating(problem, inner, outer, implicit(optimizer_aware())),
+        "penalty": penalty(problem, inner, outer, lambda step: 0.25),
+        "penalty, one copy": penalty(problem, inner, outer, lambda step: 0.25, copies=1),
+    }
+
+
+def batches(seed=0, lower_steps=1, pieces=1, size=8):
+    lower = [in_micro_batches(rows(seed + k, size, POOL), pieces) for k in range(lower_steps)]
+    stacked = {name: np.stack([b[name] for b in lower]) for name in lower[0]}
+    return stacked, in_micro_batches(rows(seed + 50, size), pieces)
+
+
+def compiled(solver):
+    return jax.jit(solver.step, static_argnames="updates")
+
+
+@pytest.fixture(scope="module", params=solvers())
+def solver(request):
+    return solvers()[request.param]
+
+
+def begun(solver):
+    """A state one inner step in, where the penalty's copies have parted."""
+    state = solver.init(jax.random.key(0), network(jax.random.key(1)))
+    return compiled(solver)(state, *batches(seed=9), updates=("inner",))[0]
+
+
+def test_a_step_moves_both_levels_and_only_visited_rows(solver):
+    state = begun(solver)
+    lower, upper_batch = batches()
+    after, report = compiled(solver)(state, lower, upper_batch)
+    moved = np.flatnonzero(np.asarray(after.outer.inner))
+    assert set(moved) <= set(lower["row_id"].ravel())
+    assert len(moved) > 1
+    assert report.finite
+    assert (int(after.step), int(after.skipped)) == (2, 0)
+    assert not np.allclose(after.inner.inner["second"]["kernel"], state.inner.inner["second"]["kernel"])
+
+
+@pytest.mark.parametrize("level", ["inner", "outer"])
+def test_a_frozen_level_keeps_its_variables_bit_for_bit(solver, level):
+    state = begun(solver)
+    after, _ = compiled(solver)(state, *batches(), updates=(level,))
+    frozen = "outer" if level == "inner" else "inner"
+    chex.assert_trees_all_equal(getattr(after, frozen), getattr(state, frozen))
+    moved = optax.tree.sub(getattr(after, level).inner, getattr(state, level).inner)
+    assert float(optax.tree.norm(moved)) > 0
+
+
+def test_inner_steps_at_frozen_outer_variables_are_plain_training():
+    solver = solvers()["identity"]
+    params = network(jax.random.key(1))
+    state, step = solver.init(jax.random.key(0), params), compiled(solver)
+    optimizer = optax.adam(1e-2)
+    moments = optimizer.init(params)
+    for seed in range(3):
+        lower, upper_batch = batches(seed)
+        state, _ = step(state, lower, upper_batch, updates=("inner",))
+        batch = {name: value[0, 0] for name, value in lower.items()}
+        gradient = jax.grad(lambda p, b=batch: row_losses(p, b).weighted().value)(params)
+        updates, moments = optimizer.update(gradient, moments, params)
+        params = optax.apply_updates(params, updates)
+    chex.assert_trees_all_close(state.inner.inner, params, rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted(solver):
+    state = solver.init(jax.random.key(0), network(jax.random.key(1)))
+    step = compiled(solver)
+    lower, upper_batch = batches()
+    poisoned = {**lower, "y": lower["y"].copy()}
+    poisoned["y"][0, 0, 3] = np.nan
+    skipped, report = step(state, poisoned, upper_batch)
+    assert not report.finite
+    for part in ("inner", "outer", "extra", "memory"):
+        chex.assert_trees_all_equal(getattr(skipped, part), getattr(state, part))
+    assert (int(skipped.step), int(skipped.skipped), int(skipped.skipped_in_a_row)) == (1, 1, 1)
+    assert np.flatnonzero(~np.isfinite(report.row_losses.total.ravel())).tolist() == [3]
+    applied, _ = step(skipped, lower, upper_batch)
+    assert (int(applied.step), int(applied.skipped), int(applied.skipped_in_a_row)) == (2, 1, 0)
+
+
+def test_several_lower_steps_and_micro_batches_agree_with_one_batch_after_another(solver):
+    state = solver.init(jax.random.key(0), network(jax.random.key(1)))
+    lower, upper_batch = batches(lower_steps=3)
+    together, _ = compiled(solver)(state, lower, upper_batch, updates=("inner",))
+    apart = state
+    for k in range(3):
+        apart, _ = compiled(solver)(
+            apart, {n: v[k : k + 1] for n, v in lower.items()}, upper_batch, updates=("inner",)
+        )
+    chex.assert_trees_all_close(together.inner.inner, apart.inner.inner, rtol=1e-5, atol=1e-6)
+    cut = {n: v.reshape(3, 4, 2, *v.shape[3:]) for n, v in lower.items()}
+    accumulated, _ = compiled(solver)(state, cut, upper_batch)
+    whole, _ = compiled(solver)(state, lower, upper_batch)
+    # Adam divides gradients by their size: what differs in the last bits of a tiny gradient may differ visibly.
+    chex.assert_trees_all_close(accumulated.inner.inner, whole.inner.inner, rtol=1e-4, atol=1e-4)
+    chex.assert_trees_all_close(accumulated.outer.inner, whole.outer.inner, rtol=1e-4, atol=1e-5)
+
+
+def test_eight_devices_give_the_numbers_of_one(solver):
+    lower, upper_batch = batches()
+    results = []
+    for devices in (jax.devices()[:1], jax.devices()):
+        mesh = data_mesh(devices)
+        state = replicate(solver.init(jax.random.key(0), network(jax.random.key(1))), mesh)
+        step = compiled(solver)
+        for _ in range(3):
+            state, _ = step(state, place_batch(lower, mesh, axis=2), place_batch(upper_batch, mesh, axis=1))
+        results.append(jax.device_get((state.inner.inner, state.outer.inner)))
+    assert len(jax.devices()) == 8
+    chex.assert_trees_all_close(*results, rtol=1e-4, atol=1e-5)
+
+
+def test_a_second_step_compiles_nothing(solver):
+    chex.clear_trace_counter()
+    step = jax.jit(chex.assert_max_traces(solver.step, n=1))
+    state = solver.init(jax.random.key(0), network(jax.random.key(1)))
+    for seed in range(3):
+        state, _ = step(state, *batches(seed))
+
+
+def test_padding_a_batch_with_filler_rows_changes_nothing(solver):
+    state = solver.init(jax.random.key(0), network(jax.random.key(1)))
+    lower, upper_batch = batches()
+    padded = {n: np.concatenate([v, np.zeros_like(v[:, :, :4])], axis=2) for n, v in lower.items()}
+    padded["row_id"][:, :, 8:] = -1
+    plain, _ = compiled(solver)(state, lower, upper_batch)
+    filled, _ = compiled(solver)(state, padded, upper_batch)
+    chex.assert_trees_all_close(filled.inner.inner, plain.inner.inner, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(filled.outer.inner, plain.outer.inner, rtol=1e-5, atol=1e-6)
+
+
+def test_two_penalty_copies_start_equal_and_part():
+    solver = solvers()["penalty"]
+    state = solver.init(jax.random.key(0), network(jax.random.key(1)))
+    chex.assert_trees_all_equal(state.inner, state.extra)
+    after, _ = compiled(solver)(state, *batches())
+    # Pre-update losses of equal copies are equal: the first step has no excess loss to move weights by.
+    assert float(jnp.abs(after.outer.inner).max()) == 0.0
+    assert float(optax.tree.norm(optax.tree.sub(after.inner.inner, after.extra.inner))) > 0
+
+
+@pytest.mark.parametrize("name", ["lion", "sign_sgd"])
+def test_optimizers_without_a_derivative_are_refused(name):
+    solver = alternating(
+        row_problem(POOL), getattr(optax, name)(1e-3), optax.identity(), implicit(optimizer_aware())
+    )
+    with pytest.raises(ValueError, match="does not depend smoothly"):
+        solver.init(jax.random.key(0), network(jax.random.key(1)))
+
+
+def test_optimizers_with_a_warm_up_from_zero_are_not_refused():
+    warm = optax.adam(optax.linear_schedule(0.0, 1e-2, 10))
+    solver = alternating(row_problem(POOL), warm, optax.identity(), implicit(optimizer_aware()))
+    solver.init(jax.random.key(0), network(jax.random.key(1)))
+
+
+def test_a_general_problem_needs_outer_variables_to_begin_with():
+    problem = Problem(upper, upper)
+    with pytest.raises(ValueError, match="outer_start"):
+        alternating(problem, optax.sgd(0.1), optax.sgd(0.1), implicit(identity(0.1)))
+
+
+def test_a_weight_penalty_has_no_general_form():
+    problem = row_problem(POOL, weight_penalty=lambda weights, valid: jnp.sum(weights))
+    with pytest.raises(ValueError, match="no general form"):
+        problem.general()
+
+
+@pytest.mark.parametrize(
+    "bad", [{"floor": 1.0}, {"floor": -0.1}, {"keep_share": 0.0}, {"keep_share": 1.1}], ids=str
+)
+def test_row_logits_refuse_options_outside_their_range(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        row_logits(POOL, **bad)

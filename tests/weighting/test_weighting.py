@@ -1,0 +1,159 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from bilevel.weighting import (
+    effective_sample_size,
+    entropy_penalty,
+    exponentiated_gradient,
+    given,
+    pool_weights,
+    product,
+    row_logits,
+    separation_auc,
+    uniform,
+    visited_sgd,
+)
+
+BATCH = {"row_id": jnp.array([[0, 3], [2, -1]])}
+LOGITS = jnp.array([0.3, -1.0, 0.7, 2.0])
+
+
+def test_softmax_weights_have_mean_one_over_the_pool_and_start_uniform():
+    weighting = row_logits(4)
+    start, memory = weighting.init(jax.random.key(0))
+    np.testing.assert_allclose(weighting.weights(start, memory, BATCH, None), [[1, 1], [1, 0]])
+    assert float(jnp.mean(pool_weights(LOGITS))) == pytest.approx(1.0)
+    expected = 4 * np.exp(LOGITS) / np.exp(LOGITS).sum()
+    np.testing.assert_allclose(
+        weighting.weights(LOGITS, (), BATCH, None), [[expected[0], expected[3]], [expected[2], 0]], rtol=1e-6
+    )
+
+
+def test_sigmoid_weights_do_not_see_each_other():
+    weights = row_logits(4, "sigmoid").weights(LOGITS, (), BATCH, None)
+    np.testing.assert_allclose(weights[0], 2 / (1 + np.exp(-LOGITS[jnp.array([0, 3])])), rtol=1e-6)
+
+
+def test_the_floor_is_the_smallest_weight():
+    weights = pool_weights(jnp.array([0.0, -80.0]), floor=0.1)
+    np.testing.assert_allclose(weights, [0.1 + 0.9 * 2, 0.1], rtol=1e-6)
+
+
+def test_the_gate_shuts_rows_out_by_rank_in_the_pool_and_lets_them_come_back():
+    weighting = row_logits(4, keep_share=0.5)
+
+    def total(logits):
+        return jnp.sum(weighting.weights(logits, (), {"row_id": jnp.arange(4)}, None) * jnp.arange(1.0, 5.0))
+
+    weights = weighting.weights(LOGITS, (), {"row_id": jnp.arange(4)}, None)
+    assert (np.asarray(weights) > 0).tolist() == [False, False, True, True]
+    ungated = jax.grad(lambda logits: jnp.sum(pool_weights(logits) * jnp.arange(1.0, 5.0)))(LOGITS)
+    np.testing.assert_allclose(jax.grad(total)(LOGITS), ungated, rtol=1e-6)
+
+
+def test_products_multiply_and_keep_their_parts_apart():
+    weighting = product(rows=row_logits(4), table=given(jnp.array([1.0, 2.0, 3.0, 4.0])), all=uniform())
+    outer, memory = weighting.init(jax.random.key(0))
+    assert set(outer) == {"rows", "table", "all"}
+    np.testing.assert_allclose(weighting.weights(outer, memory, BATCH, None), [[1, 4], [3, 0]])
+    optimizer = optax.multi_transform(
+        {"rows": exponentiated_gradient(0.5), "none": optax.set_to_zero()},
+        {"rows": "rows", "table": "none", "all": "none"},
+    )
+    gradient = {"rows": jnp.array([0.1, 0.0, 0.0, -0.1]), "table": (), "all": ()}
+    updates, _ = optimizer.update(gradient, optimizer.init(outer), outer, visited=jnp.array([0, 3]))
+    assert np.asarray(updates["rows"])[0] < 0 < np.asarray(updates["rows"])[3]
+    with pytest.raises(ValueError, match="at least one"):
+        product()
+
+
+def signal_gradient(signal):
+    """The gradient in the logits of mean_i w_i signal_i over a batch, as the table's softmax gives it."""
+    ids = jnp.array([0, 2, 3])
+    return jax.grad(lambda logits: jnp.mean(pool_weights(logits)[ids] * signal))(LOGITS), ids
+
+
+def test_exponentiated_gradient_multiplies_weights_by_centred_signals():
+    signal = jnp.array([0.5, -0.25, 2.0])
+    gradient, ids = signal_gradient(signal)
+    rule = exponentiated_gradient(0.3)
+    update, _ = rule.update(gradient, rule.init(LOGITS), LOGITS, visited=ids)
+    np.testing.assert_allclose(update[ids], -0.3 * (signal - jnp.mean(signal)), rtol=1e-4, atol=1e-6)
+    assert float(update[1]) == 0.0
+
+
+def test_visited_sgd_moves_visited_rows_by_centred_gradients():
+    signal = jnp.array([0.5, -0.25, 2.0])
+    gradient, ids = signal_gradient(signal)
+    rule = visited_sgd(0.3)
+    update, _ = rule.update(gradient, rule.init(LOGITS), LOGITS, visited=jnp.append(ids, -1))
+    expected = -0.3 * 3 * (gradient[ids] - jnp.mean(gradient[ids]))
+    np.testing.assert_allclose(update[ids], expected, rtol=1e-5)
+    assert float(update[1]) == 0.0
+
+
+@pytest.mark.parametrize(
+    "rule", [exponentiated_gradient(0.3), visited_sgd(0.3)], ids=["exponentiated", "sgd"]
+)
+def test_row_updates_forget_how_often_a_row_was_visited(rule):
+    """Equal signals move nothing, however unequal the visits; Adam's logits would count them."""
+    logits, adam_logits = jnp.zeros(4), jnp.zeros(4)
+    adam = optax.adam(0.01)
+    moments = adam.init(logits)
+    rng = np.random.default_rng(0)
+    visits = np.zeros(4)
+    for _ in range(200):
+        ids = jnp.asarray(rng.choice(4, size=2, replace=False, p=[0.4, 0.3, 0.2, 0.1]))
+        visits[np.asarray(ids)] += 1
+        gradient = jax.grad(lambda z, ids=ids: jnp.mean(pool_weights(z)[ids]))
+        update, _ = rule.update(gradient(logits), rule.init(logits), logits, visited=ids)
+        logits = logits + update
+        step, moments = adam.update(gradient(adam_logits), moments)
+        adam_logits = adam_logits + step
+    np.testing.assert_allclose(logits, 0.0, atol=1e-4)
+    assert np.ptp(np.asarray(adam_logits)) > 0.05
+    assert np.corrcoef(visits, adam_logits)[0, 1] < -0.9
+
+
+@pytest.mark.parametrize("factory", [exponentiated_gradient, visited_sgd])
+def test_rates_must_be_positive(factory):
+    with pytest.raises(ValueError, match="positive"):
+        factory(0.0)
+
+
+def test_the_entropy_term_has_the_softmax_of_losses_as_its_minimiser():
+    """min over the simplex of sum s_i l_i + tau sum s_i log s_i = softmax(-l / tau) (Danskin's soft-min)."""
+    losses, tau = jnp.array([0.2, 1.0, 0.5, 2.0]), 0.7
+    penalty = entropy_penalty(tau)
+    valid = jnp.ones(4, bool)
+
+    def objective(logits):
+        weights = pool_weights(logits)
+        return jnp.mean(weights * losses) + penalty(weights, valid)
+
+    best = -losses / tau
+    np.testing.assert_allclose(jax.grad(objective)(best), 0.0, atol=1e-6)
+    assert float(objective(best)) < float(objective(best + jnp.array([0.3, 0.0, -0.2, 0.0])))
+    expected = -tau * jax.nn.logsumexp(-losses / tau) + tau * jnp.log(4)  # weights are 4 times the simplex's
+    assert float(objective(best)) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_the_entropy_term_is_finite_at_zero_weights():
+    penalty = entropy_penalty(1.0)
+    gradient = jax.grad(penalty)(jnp.array([0.0, 2.0]), jnp.array([True, True]))
+    assert np.all(np.isfinite(gradient))
+
+
+def test_effective_sample_size_counts_equal_weights():
+    assert float(effective_sample_size(jnp.array([2.0, 2.0, 0.0, 0.0]))) == pytest.approx(2.0)
+    assert float(effective_sample_size(np.ones(5))) == pytest.approx(5.0)
+
+
+def test_separation_auc_is_a_probability_with_ties_counted_half():
+    low, high = np.array([0.1, 0.5, 0.5]), np.array([0.5, 0.9])
+    pairs = [(h > x) + 0.5 * (h == x) for h in high for x in low]
+    assert separation_auc(low, high) == pytest.approx(np.mean(pairs))
+    assert separation_auc(np.array([]), high) is None
