@@ -25,8 +25,9 @@ from bilevel.core import (
     implicit,
     penalty,
 )
+from bilevel.core.solver import Solver
 from bilevel.methods.training import TrainingSettings
-from bilevel.schedule import Evaluate, Schedule, Train
+from bilevel.schedule import Schedule, Train, Weigh
 from bilevel.weighting import given, uniform
 
 RowLossFunction = Callable[[Any, Batch], RowLosses]
@@ -37,7 +38,7 @@ def uniform_tuning(
     row_losses: RowLossFunction, upper: UpperFunction, training: TrainingSettings
 ) -> tuple[RowProblem, Schedule]:
     """Returns fine-tuning on the whole pool, every row at weight one."""
-    return _frozen(RowProblem(row_losses, uniform(), upper), training)
+    return _over_pool(RowProblem(row_losses, uniform(), upper), training)
 
 
 def clean_only(
@@ -52,14 +53,16 @@ def clean_only(
         faulty: bool [pool], which rows are.
     """
     table = np.where(faulty, 0.0, 1.0) * len(faulty) / max(1, int(np.sum(~faulty)))
-    return _frozen(RowProblem(row_losses, given(jnp.asarray(table, jnp.float32)), upper), training)
+    return _over_pool(RowProblem(row_losses, given(jnp.asarray(table, jnp.float32)), upper), training)
 
 
 def validation_only(
     row_losses: RowLossFunction, upper: UpperFunction, training: TrainingSettings
 ) -> tuple[RowProblem, Schedule]:
     """Returns fine-tuning on the trusted rows alone."""
-    return _frozen(RowProblem(row_losses, uniform(), upper), training, over="validation")
+    problem = RowProblem(row_losses, uniform(), upper)
+    solver = _frozen(problem, training)
+    return problem, ((Train(problem, solver, training.steps, training.plan, ("inner",), over="validation"),),)
 
 
 def direct_mixing(
@@ -70,16 +73,15 @@ def direct_mixing(
     solver = penalty(
         problem, training.optimizer(), optax.identity(), optax.constant_schedule(upper_share), copies=1
     )
-    return problem, (
-        (Train(problem, solver, training.steps, training.plan, updates=("inner",)), Evaluate("test")),
-    )
+    train = Train(problem, solver, training.steps, training.plan, updates=("inner",))
+    return problem, ((train, Weigh(problem.weighting)),)
 
 
-def _frozen(
-    problem: RowProblem, training: TrainingSettings, over: str = "pool"
-) -> tuple[RowProblem, Schedule]:
-    """Lower steps alone; the estimator is never asked."""
-    solver = alternating(problem, training.optimizer(), optax.identity(), implicit(identity(1.0)))
-    return problem, (
-        (Train(problem, solver, training.steps, training.plan, ("inner",), over=over), Evaluate("test")),
-    )
+def _over_pool(problem: RowProblem, training: TrainingSettings) -> tuple[RowProblem, Schedule]:
+    train = Train(problem, _frozen(problem, training), training.steps, training.plan, updates=("inner",))
+    return problem, ((train, Weigh(problem.weighting)),)
+
+
+def _frozen(problem: RowProblem, training: TrainingSettings) -> Solver:
+    """A solver for lower steps alone; its estimator is never asked."""
+    return alternating(problem, training.optimizer(), optax.identity(), implicit(identity(1.0)))

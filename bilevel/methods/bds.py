@@ -37,7 +37,7 @@ from bilevel.core import (
 )
 from bilevel.core.solver import Solver
 from bilevel.methods.training import TrainingSettings
-from bilevel.schedule import Evaluate, Move, Schedule, Score, Select, Train, Weigh
+from bilevel.schedule import Move, Schedule, Score, Select, Train, Weigh
 from bilevel.weighting import entropy_penalty, exponentiated_gradient, row_logits, visited_sgd
 
 
@@ -105,7 +105,6 @@ def bds(
         Weigh(weighting),
         Score("loss_end"),
         Select("weight", into="selected", share=settings.top_share),
-        Evaluate("test"),
     )
     return problem, (moves,)
 

@@ -1,0 +1,1 @@
+"""Experiments: parse, wire, run."""

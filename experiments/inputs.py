@@ -1,0 +1,86 @@
+"""From flags to rows, tokenizer and model, with every check that can come before training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+import models
+from bilevel.data import (
+    ReadRows,
+    Tokenizer,
+    check_vocabulary,
+    get_template,
+    load_tokenizer,
+    read_rows,
+    train_tokenizer,
+)
+from bilevel.data.corpus import make_corpus
+from bilevel.data.sets import PreparedSets, prepare_sets
+from bilevel.errors import InputError
+from experiments.options import CorpusOptions, DataOptions, ModelOptions
+from models.folder import read_folder
+
+_POSITIONS = 512
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run starts from."""
+
+    sets: PreparedSets
+    tokenizer: Tokenizer
+    config: models.DecoderConfig
+    params: Any
+
+
+def load_inputs(data: DataOptions, corpus: CorpusOptions, model: ModelOptions, seed: int) -> Inputs:
+    """Loads everything that a run starts from, cheapest checks first.
+
+    Raises:
+        InputError: flags that do not fit together, or unusable rows or tokenizer.
+        ModelError: an unusable model folder.
+    """
+    pool, validation, test = _read_sets(data, corpus, seed)
+    template = get_template(data.template)
+    if model.model is not None:
+        config, params = read_folder(model.model, dtype="float32")
+        tokenizer = load_tokenizer(model.tokenizer or model.model)
+        max_length = min(data.max_length, config.max_positions)
+    else:
+        texts = [text for row in pool.rows for text in (template.prompt(row), row.output)]
+        tokenizer = (
+            load_tokenizer(model.tokenizer) if model.tokenizer else train_tokenizer(texts, model.vocab_size)
+        )
+        max_length = data.max_length
+        config = models.DecoderConfig(
+            vocab_size=len(tokenizer.get_vocab()),
+            width=model.width,
+            layers=model.layers,
+            heads=model.heads,
+            kv_heads=model.kv_heads,
+            mlp_width=model.mlp_width,
+            max_positions=max(_POSITIONS, max_length),
+        )
+        params = models.init(config, jax.random.key(seed))
+    check_vocabulary(tokenizer, config.vocab_size)
+    sets = prepare_sets(pool, validation, test, tokenizer, template, max_length, data.max_rejected)
+    return Inputs(sets, tokenizer, config, params)
+
+
+def _read_sets(
+    data: DataOptions, corpus: CorpusOptions, seed: int
+) -> tuple[ReadRows, ReadRows, ReadRows | None]:
+    if data.train is not None:
+        if data.valid is None:
+            raise InputError(
+                "--train needs trusted rows for the upper level: name a file of them with --valid"
+            )
+        test = read_rows(data.test) if data.test is not None else None
+        return read_rows(data.train), read_rows(data.valid), test
+    if data.valid is not None or data.test is not None:
+        raise InputError("--valid and --test go with --train; without it the run uses the embedded corpus")
+    made = make_corpus(seed, corpus.rows, corpus.valid, corpus.test, corpus.shares)
+    return ReadRows(made.train, ()), ReadRows(made.valid, ()), ReadRows(made.test, ())

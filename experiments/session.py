@@ -1,0 +1,108 @@
+"""One run of one experiment: several methods from the same start on the same rows, and the folder they leave."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import models
+from bilevel.core import RowProblem
+from bilevel.data import write_rejected
+from bilevel.objectives import exact_matches, response_losses
+from bilevel.runtime.config_file import write_config
+from bilevel.runtime.devices import AXIS, data_mesh
+from bilevel.runtime.metrics import MetricsWriter
+from bilevel.runtime.progress import Progress
+from bilevel.runtime.report import write_report
+from bilevel.runtime.results import summarise, write_row_results
+from bilevel.runtime.run_folder import create_run_folder, write_environment, write_summary
+from bilevel.runtime.table import format_table, method_title
+from bilevel.schedule import Context, Evaluate, RunState, Schedule, run_schedule
+from experiments.inputs import Inputs
+from models.folder import write_folder
+
+Methods = Mapping[str, tuple[RowProblem, Schedule]]
+
+_EVALUATION_ROWS = 128
+
+
+def run_methods(
+    experiment: str, config: Any, inputs: Inputs, methods: Methods, main: str, began: float
+) -> Path:
+    """Runs methods one after another and writes the run folder.
+
+    Args:
+        experiment: the experiment's name.
+        config: its configuration, with `preset`, `seed`, `run_dir`, `training` and `model`.
+        inputs: rows, tokenizer and model; every method starts from this model.
+        methods: problem and schedule by name, in the order in which they run.
+        main: the method whose weights, selection and model the folder keeps.
+        began: `time.monotonic()` at the run's start.
+
+    Returns:
+        The run folder.
+    """
+    folder = create_run_folder("runs", experiment, config.preset, config.seed, config.run_dir)
+    write_config(folder, config)
+    write_environment(folder)
+    write_rejected(folder / "rejected.jsonl", inputs.sets.rejected)
+    for notice in inputs.sets.notices:
+        print(f"note: {notice}", file=sys.stderr)
+
+    pool = inputs.sets.encoded["pool"].rows
+    results = {}
+    with MetricsWriter(folder) as metrics:
+        for name, (_, schedule) in methods.items():
+            context = _context(name, inputs, config, metrics)
+            start = {"base": inputs.params, "current": inputs.params}
+            evaluation = ((Evaluate("test"),),) if "test" in context.data else ()
+            state = run_schedule((*schedule, *evaluation), RunState(models=start), context)
+            signals = {signal: column.values for signal, column in state.signals.items()}
+            results[name] = summarise(state.results.get("test"), signals.get("weight"), pool, name == main)
+            if name == main:
+                write_row_results(folder, pool, signals, state.sets["selected"])
+                source, tokenizer = config.model.model, inputs.tokenizer
+                write_folder(
+                    folder / "model",
+                    inputs.config,
+                    state.models["current"],
+                    source=source,
+                    tokenizer=tokenizer,
+                )
+    write_summary(
+        folder,
+        {
+            "experiment": experiment,
+            "preset": config.preset,
+            "seed": config.seed,
+            "seconds": time.monotonic() - began,
+            "steps": config.training.steps,
+            "methods": results,
+        },
+    )
+    report = write_report(folder, pool)
+    print(format_table(results))
+    print(f"report: {report}")
+    return folder
+
+
+def _context(name: str, inputs: Inputs, config: Any, metrics: MetricsWriter) -> Context:
+    def token_scores(params: Any, batch: Any) -> models.TokenScores:
+        return models.token_scores(params, batch, inputs.config)
+
+    mesh = data_mesh()
+    devices = mesh.shape[AXIS]
+    return Context(
+        data=inputs.sets.encoded,
+        row_losses=response_losses(token_scores),
+        evaluate=exact_matches(token_scores),
+        mesh=mesh,
+        seed=config.seed,
+        log=lambda step, numbers: metrics.write(name, step, numbers),
+        progress=lambda steps: Progress(steps, method_title(name)),
+        log_every=max(1, config.training.steps // 60),
+        evaluation_rows=-(-_EVALUATION_ROWS // devices) * devices,
+    )
