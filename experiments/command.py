@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
@@ -30,16 +32,21 @@ def run_command(
         arguments: command line, by default this process's.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    complaint = io.StringIO()
     try:
-        config = tyro.cli(
-            type(next(iter(presets.values()))),
-            default=_chosen_preset(presets, arguments),
-            args=arguments,
-            prog=f"python -m experiments.{experiment}",
-        )
-        run(config)
-    except SystemExit as exit_:  # tyro's own: help, or a flag it does not know
+        with contextlib.redirect_stderr(complaint):
+            config = tyro.cli(
+                type(next(iter(presets.values()))),
+                default=_chosen_preset(presets, arguments),
+                args=arguments,
+                prog=f"python -m experiments.{experiment}",
+            )
+    except SystemExit as exit_:  # the parser's own: help asked for, or flags it refuses
+        if complaint.getvalue():
+            print(f"error: {_one_line(complaint.getvalue())}", file=sys.stderr)
         return int(exit_.code or 0)
+    try:
+        run(config)
     except (InputError, ModelError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -50,6 +57,13 @@ def run_command(
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _one_line(box: str) -> str:
+    """The parser's message without its frame: errors of flags read like all others."""
+    lines = [line.strip(" │╭╮╰╯─") for line in box.splitlines()[1:]]
+    message = " ".join(line for line in lines if line)
+    return message.partition(" For full helptext")[0] + " (see --help)"
 
 
 def _chosen_preset(presets: Mapping[str, Config], arguments: Sequence[str]) -> Config:

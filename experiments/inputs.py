@@ -43,6 +43,8 @@ def load_inputs(data: DataOptions, corpus: CorpusOptions, model: ModelOptions, s
         InputError: flags that do not fit together, or unusable rows or tokenizer.
         ModelError: an unusable model folder.
     """
+    if seed < 0:
+        raise InputError(f"--seed {seed} is negative; give 0 or more")
     pool, validation, test = _read_sets(data, corpus, seed)
     template = get_template(data.template)
     if model.model is not None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from bilevel.runtime.report import write_report
 from bilevel.runtime.results import summarise, write_row_results
 from bilevel.runtime.run_folder import create_run_folder, write_environment, write_summary
 from bilevel.runtime.table import format_table, method_title
-from bilevel.schedule import Context, Evaluate, RunState, Schedule, run_schedule
+from bilevel.schedule import Context, Evaluate, RunState, Schedule, check_schedule, run_schedule
 from experiments.inputs import Inputs
 from models.folder import write_folder
 
@@ -45,6 +46,11 @@ def run_methods(
     Returns:
         The run folder.
     """
+    start = RunState(models={"base": inputs.params, "current": inputs.params})
+    schedules = {name: _evaluated(schedule, inputs) for name, (_, schedule) in methods.items()}
+    for name, schedule in schedules.items():
+        check_schedule(schedule, start, _context(name, inputs, config, log=lambda step, numbers: None))
+
     folder = create_run_folder("runs", experiment, config.preset, config.seed, config.run_dir)
     write_config(folder, config)
     write_environment(folder)
@@ -55,11 +61,10 @@ def run_methods(
     pool = inputs.sets.encoded["pool"].rows
     results = {}
     with MetricsWriter(folder) as metrics:
-        for name, (_, schedule) in methods.items():
-            context = _context(name, inputs, config, metrics)
-            start = {"base": inputs.params, "current": inputs.params}
-            evaluation = ((Evaluate("test"),),) if "test" in context.data else ()
-            state = run_schedule((*schedule, *evaluation), RunState(models=start), context)
+        for name, schedule in schedules.items():
+            state = run_schedule(
+                schedule, start, _context(name, inputs, config, partial(metrics.write, name))
+            )
             signals = {signal: column.values for signal, column in state.signals.items()}
             results[name] = summarise(state.results.get("test"), signals.get("weight"), pool, name == main)
             if name == main:
@@ -89,7 +94,14 @@ def run_methods(
     return folder
 
 
-def _context(name: str, inputs: Inputs, config: Any, metrics: MetricsWriter) -> Context:
+def _evaluated(schedule: Schedule, inputs: Inputs) -> Schedule:
+    """The schedule with an evaluation at its end, where there are held-out rows."""
+    return (*schedule, (Evaluate("test"),)) if "test" in inputs.sets.encoded else schedule
+
+
+def _context(
+    name: str, inputs: Inputs, config: Any, log: Callable[[int, Mapping[str, Any]], None]
+) -> Context:
     def token_scores(params: Any, batch: Any) -> models.TokenScores:
         return models.token_scores(params, batch, inputs.config)
 
@@ -101,7 +113,7 @@ def _context(name: str, inputs: Inputs, config: Any, metrics: MetricsWriter) -> 
         evaluate=exact_matches(token_scores),
         mesh=mesh,
         seed=config.seed,
-        log=lambda step, numbers: metrics.write(name, step, numbers),
+        log=log,
         progress=lambda steps: Progress(steps, method_title(name)),
         log_every=max(1, config.training.steps // 60),
         evaluation_rows=-(-_EVALUATION_ROWS // devices) * devices,

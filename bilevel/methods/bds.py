@@ -16,6 +16,7 @@ without that pull. The implicit forms instead score rows by the alignment of the
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -73,6 +74,24 @@ class BDSSettings:
     keep_share: float = 1.0
     top_share: float = 0.5
 
+    def __post_init__(self) -> None:
+        for name, inside, allowed in (
+            ("rate", self.rate > 0, "positive"),
+            ("upper_share", 0 <= self.upper_share <= 1, "in [0, 1]"),
+            ("upper_share_drop", 0 <= self.upper_share_drop <= 1, "in [0, 1]"),
+            ("outer_warmup", self.outer_warmup >= 0, "0 or more"),
+            ("entropy", self.entropy >= 0, "0 or more"),
+            ("floor", 0 <= self.floor < 1, "in [0, 1)"),
+            ("keep_share", 0 < self.keep_share <= 1, "in (0, 1]"),
+            ("top_share", 0 < self.top_share <= 1, "in (0, 1]"),
+        ):
+            if not inside:
+                raise ValueError(f"{name} must be {allowed}, not {getattr(self, name)}")
+        if self.weights == "sigmoid" and self.rule == "exponentiated":
+            raise ValueError(
+                "the exponentiated rule moves softmax weights: take rule sgd with sigmoid weights"
+            )
+
 
 def bds(
     row_losses: Callable[[Any, Batch], RowLosses],
@@ -125,6 +144,13 @@ def _solver(problem: RowProblem, pool_rows: int, training: TrainingSettings, set
 
 
 def _outer_optimizer(settings: BDSSettings) -> optax.GradientTransformation:
+    if settings.rule == "adam":
+        warnings.warn(
+            "Adam on row logits records how often a row was visited, not how good it is; it is here to reproduce "
+            "published runs: take rule exponentiated or sgd to weigh rows",
+            stacklevel=3,
+        )
+        return optax.adam(settings.rate)
     if settings.rule == "exponentiated":
         return exponentiated_gradient(settings.rate)
-    return visited_sgd(settings.rate) if settings.rule == "sgd" else optax.adam(settings.rate)
+    return visited_sgd(settings.rate)

@@ -2,6 +2,7 @@
 
 from bilevel.schedule.batches import BatchPlan as BatchPlan
 from bilevel.schedule.driver import Schedule as Schedule
+from bilevel.schedule.driver import check_schedule as check_schedule
 from bilevel.schedule.driver import run_schedule as run_schedule
 from bilevel.schedule.moves import Evaluate as Evaluate
 from bilevel.schedule.moves import Move as Move

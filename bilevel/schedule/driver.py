@@ -21,7 +21,7 @@ def run_schedule(schedule: Schedule, state: RunState, context: Context) -> RunSt
         context: what to run with.
 
     Raises:
-        ValueError: before anything runs, when a move reads what is neither there nor written before it.
+        ValueError, InputError: before anything runs; see `check_schedule`.
     """
     check_schedule(schedule, state, context)
     for moves in schedule:
@@ -32,7 +32,12 @@ def run_schedule(schedule: Schedule, state: RunState, context: Context) -> RunSt
 
 
 def check_schedule(schedule: Schedule, state: RunState, context: Context) -> None:
-    """Raises ValueError when a move reads what is neither in the state nor written by an earlier move."""
+    """Checks a schedule before it runs.
+
+    Raises:
+        ValueError: a move reads what is neither in the state nor written by an earlier move.
+        InputError: what a move itself can know: a batch larger than its data, say.
+    """
     present = {f"model:{name}" for name in state.models} | {f"data:{name}" for name in context.data}
     present |= {f"signal:{name}" for name in state.signals} | {f"set:{name}" for name in state.sets}
     if state.solver is not None:
@@ -45,4 +50,5 @@ def check_schedule(schedule: Schedule, state: RunState, context: Context) -> Non
                     f"round {number}: {type(move).__name__} reads {', '.join(missing)}, which nothing before it "
                     f"writes; there are {', '.join(sorted(present))}"
                 )
+            move.check(context)
             present.update(move.writes)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ from bilevel.schedule.batches import in_turn
 from bilevel.schedule.state import Context, RunState
 
 
-class Move(Protocol):
+class Move(ABC):
     """One step of a schedule, a frozen dataclass.
 
     `reads` and `writes` name parts of the state as `kind:name` (`model:current`, `signal:loss`, `set:chosen`,
@@ -23,16 +23,25 @@ class Move(Protocol):
     """
 
     @property
-    def reads(self) -> tuple[str, ...]: ...
+    @abstractmethod
+    def reads(self) -> tuple[str, ...]:
+        """What must be there before the move runs."""
 
     @property
-    def writes(self) -> tuple[str, ...]: ...
+    @abstractmethod
+    def writes(self) -> tuple[str, ...]:
+        """What is there after it."""
 
-    def run(self, state: RunState, context: Context) -> RunState: ...
+    @abstractmethod
+    def run(self, state: RunState, context: Context) -> RunState:
+        """Returns the state after the move."""
+
+    def check(self, context: Context) -> None:  # noqa: B027  (most moves have nothing more to check)
+        """Raises InputError for what can be known before anything runs."""
 
 
 @dataclass(frozen=True)
-class Score:
+class Score(Move):
     """Measures the loss of every row of a data set under a model, into a signal.
 
     Attributes:
@@ -64,7 +73,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Weigh:
+class Weigh(Move):
     """Reads the weight of every row of a data set off the solver's outer variables, into a signal.
 
     Weightings that look at a batch as a whole (a softmax over it) see batches in the order of the data set.
@@ -101,7 +110,7 @@ class Weigh:
 
 
 @dataclass(frozen=True)
-class Select:
+class Select(Move):
     """Chooses rows by a signal, into a row set, best first.
 
     Attributes:
@@ -129,7 +138,7 @@ class Select:
 
 
 @dataclass(frozen=True)
-class Evaluate:
+class Evaluate(Move):
     """Measures a model on a data set: mean row loss in nats a token, share of exact matches (teacher-forced).
 
     Attributes:

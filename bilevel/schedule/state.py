@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -59,6 +59,7 @@ class RunState:
         return replace(self, results={**self.results, name: found})
 
 
+@runtime_checkable
 class Progress(Protocol):
     """A progress bar: told of finished steps and of numbers worth showing."""
 

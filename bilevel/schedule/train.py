@@ -14,6 +14,7 @@ from bilevel.core.problem import RowProblem
 from bilevel.core.solver import BOTH, Level, Solver, SolverState, StepReport
 from bilevel.runtime.devices import place_batch, replicate
 from bilevel.schedule.batches import BatchPlan, LowerBatches, UpperBatches
+from bilevel.schedule.moves import Move
 from bilevel.schedule.state import Context, RunState
 from bilevel.weighting.statistics import effective_sample_size
 
@@ -25,7 +26,7 @@ class NonFiniteError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Train:
+class Train(Move):
     """Takes solver steps, from the state that the solver has, or fresh from a model.
 
     Attributes:
@@ -60,6 +61,12 @@ class Train:
     @property
     def writes(self) -> tuple[str, ...]:
         return ("model:current", "solver")
+
+    def check(self, context: Context) -> None:
+        """Raises InputError when a batch is larger than its data, or the devices cannot share it."""
+        pool, trusted = context.data[self.over], context.data[self.upper]
+        LowerBatches(pool, np.arange(len(pool)), self.plan, 2 * context.seed, context.mesh)(0)
+        UpperBatches(trusted, self.plan, 2 * context.seed + 1, context.mesh)(0)
 
     def run(self, state: RunState, context: Context) -> RunState:
         pool, trusted = context.data[self.over], context.data[self.upper]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +64,7 @@ class StepReport(struct.PyTreeNode):
     diagnostics: Diagnostics | None
 
 
+@runtime_checkable
 class Step(Protocol):
     """One step: `(state, lower_batches [K, micro, ...], upper_batches [micro, ...], updates) -> (state, report)`."""
 
