@@ -26,7 +26,7 @@ class DecoderConfig:
     head_dim: int = 0
     """Size of one head; 0 stands for width // heads and is replaced by it."""
     max_positions: int = 2048
-    """Longest sequence the model is made for; longer ones are refused."""
+    """Longest row the model is made for; several rows packed in one sequence may be longer together."""
     rope_theta: float = 10000.0
     norm_epsilon: float = 1e-5
     tied_embeddings: bool = True

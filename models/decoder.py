@@ -107,14 +107,10 @@ def hidden(
       One vector a token, in the parameters' type.
 
     Raises:
-      ModelError: for an unknown path or policy, or for sequences longer than the model is made for.
+      ModelError: for an unknown path or policy.
     """
     if remat not in REMAT:
         raise ModelError(f"unknown remat {remat!r}: choose one of {', '.join(sorted(REMAT))}")
-    if tokens.shape[1] > config.max_positions:
-        raise ModelError(
-            f"{tokens.shape[1]} tokens in a row of a model made for {config.max_positions}: shorten the rows"
-        )
     tokens, segments = jnp.asarray(tokens), jnp.asarray(segments)
     turn = rotation(segment_positions(segments), config.head_dim, config.rope_theta)
     attend = self_attention(attention, segments)
