@@ -42,6 +42,7 @@ class Progress:
         self._done = 0
         self._values: Mapping[str, Any] = {}
         self._started = self._shown_at = clock()
+        self._first: tuple[int, float] | None = None
         self._shown = 0
         self._bar = self._make_bar() if enabled and self._stream.isatty() else None
 
@@ -54,6 +55,8 @@ class Progress:
                 that hands in arrays from a device does not wait for them at every step.
         """
         self._done += steps
+        if self._first is None:
+            self._first = (self._done, self._clock())
         if values is not None:
             self._values = values
         if self._enabled and self._is_due():
@@ -113,10 +116,12 @@ class Progress:
 
     def _line(self, texts: Mapping[str, str]) -> str:
         share = 100 * self._done / self._total if self._total else 100
-        seconds = self._clock() - self._started
+        # The first steps compile, which says nothing about those to come; without others they must do.
+        skipped, since = self._first if self._first and self._first[0] < self._done else (0, self._started)
+        seconds, steps = self._clock() - since, self._done - skipped
         parts = [f"{self._title}: {self._done}/{self._total} ({share:.0f}%)"]
-        if seconds > 0 and self._done:
-            rate = self._done / seconds
+        if seconds > 0 and steps:
+            rate = steps / seconds
             parts.append(f"{rate:.3g} steps/s, {_duration((self._total - self._done) / rate)} left")
         parts += [f"{key} {text}" for key, text in texts.items()]
         return ", ".join(parts)

@@ -96,6 +96,15 @@ def test_lines_stand_whole_among_the_progress(stream: io.StringIO) -> None:
     assert "12 rows were rejected" in re.split(r"[\r\n]+", stream.getvalue())
 
 
+def test_compiling_in_the_first_step_does_not_spoil_the_time_left() -> None:
+    stream, clock = io.StringIO(), Clock()
+    with Progress(100, "bds", stream=stream, clock=clock) as progress:
+        for step in range(20):
+            clock.now += 0.1 if step else 20.0
+            progress.advance()
+    assert "20/100 (20%), 10 steps/s, 8 s left" in stream.getvalue()
+
+
 def test_loop_that_ends_early_shows_where() -> None:
     stream = io.StringIO()
     with Progress(1000, "bds", stream=stream) as progress:
