@@ -31,7 +31,7 @@ class DataOptions:
 class CorpusOptions:
     """The embedded corpus, generated from the seed; used without --train."""
 
-    rows: int = 2000
+    rows: int = 5000
     """Training rows."""
     valid: int = 128
     """Trusted rows."""
@@ -52,11 +52,11 @@ class ModelOptions:
     """Vocabulary of the trained BPE."""
     width: int = 64
     """Residual width of the random model."""
-    layers: int = 2
+    layers: int = 1
     """Layers of the random model."""
     heads: int = 4
     """Query heads of the random model."""
-    kv_heads: int = 4
+    kv_heads: int = 2
     """Key/value heads of the random model."""
-    mlp_width: int = 172
+    mlp_width: int = 256
     """MLP width of the random model."""

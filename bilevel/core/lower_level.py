@@ -26,7 +26,7 @@ class Weighed(NamedTuple):
 
     Attributes:
         weights: [micro, rows], or None for a general problem.
-        outer_gradient: from a signal to the outer gradient; adds the weight penalty's.
+        outer_gradient: from a signal to the outer gradient; adds the outer penalty's.
     """
 
     weights: Float[Array, "micro rows"] | None
@@ -74,9 +74,10 @@ def _of_rows(problem: RowProblem) -> LowerLevel:
         )
 
         def outer_gradient(signal: Float[Array, "micro rows"]) -> PyTree:
-            if problem.weight_penalty is not None:
-                signal = signal + jax.grad(problem.weight_penalty)(weights, batches["row_id"] >= 0)
-            return pull_back(signal.astype(weights.dtype))[0]
+            (gradient,) = pull_back(signal.astype(weights.dtype))
+            if problem.outer_penalty is None:
+                return gradient
+            return optax.tree.add(gradient, jax.grad(problem.outer_penalty)(outer, memory, batches))
 
         return Weighed(weights, outer_gradient)
 

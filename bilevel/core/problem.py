@@ -58,27 +58,27 @@ class RowProblem(NamedTuple):
         row_losses: `(inner, batch) -> RowLosses`.
         weighting: from outer variables to row weights.
         upper: `(outer, inner, batch) -> Mean`, usually the loss on trusted data.
-        weight_penalty: `(weights, valid) -> scalar`, added to the upper level: an entropy term, say. `valid` marks
-            the rows that are not filler.
+        outer_penalty: `(outer, memory, batch) -> scalar`, added to the upper level on each lower batch: an entropy
+            term of the batch's weights, say.
         reduction: what the lower loss is a mean of.
     """
 
     row_losses: Callable[[PyTree, Batch], RowLosses]
     weighting: Weighting
     upper: Callable[[PyTree, PyTree, Batch], Mean]
-    weight_penalty: Callable[[Float[Array, "*rows"], Array], Float[Array, ""]] | None = None
+    outer_penalty: Callable[[PyTree, PyTree, Batch], Float[Array, ""]] | None = None
     reduction: Reduction = "row"
 
     def general(self, memory: PyTree = ()) -> Problem:
         """Returns the general form at a fixed memory, for estimators and checks that want two plain functions.
 
-        The weight penalty has no place in it, because it depends on the lower level's batch.
+        The outer penalty has no place in it, because it depends on the lower level's batch.
 
         Raises:
-            ValueError: if there is a weight penalty.
+            ValueError: if there is an outer penalty.
         """
-        if self.weight_penalty is not None:
-            raise ValueError("a problem with a weight penalty has no general form: set weight_penalty=None")
+        if self.outer_penalty is not None:
+            raise ValueError("a problem with an outer penalty has no general form: set outer_penalty=None")
 
         def lower(outer: PyTree, inner: PyTree, batch: Batch) -> Mean:
             losses = self.row_losses(inner, batch)

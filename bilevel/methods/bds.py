@@ -113,7 +113,8 @@ def bds(
         Equations 1.2 to 1.4 of the reconstruction in `docs/bds.md`.
     """
     weighting = row_logits(pool_rows, settings.weights, settings.floor, settings.keep_share)
-    penalise = entropy_penalty(settings.entropy) if settings.entropy > 0 else None
+    ungated = row_logits(pool_rows, settings.weights, settings.floor)
+    penalise = entropy_penalty(settings.entropy, ungated) if settings.entropy > 0 else None
     problem = RowProblem(row_losses, weighting, upper, penalise)
     solver = _solver(problem, pool_rows, training, settings)
     warmup = min(settings.outer_warmup, training.steps - 1)

@@ -122,16 +122,15 @@ class Train(Move):
             "upper_loss": upper_loss,
             "skipped_steps": int(solver.skipped),
         }
-        seen_weights = np.concatenate([report.row_weights[report.row_id >= 0] for report in reports])
-        # Of the rows seen since the last line, scaled to the pool: rows are drawn without replacement.
-        numbers["effective_sample_size"] = (
-            float(effective_sample_size(seen_weights)) / seen_weights.size * rows
-        )
+        if "outer" in self.updates:
+            seen = np.concatenate([report.row_weights[report.row_id >= 0] for report in reports])
+            # Of the rows seen since the last line, scaled to the pool: rows are drawn without replacement.
+            numbers["effective_sample_size"] = float(effective_sample_size(seen)) / seen.size * rows
         diagnostics = [report.diagnostics for report in applied if report.diagnostics is not None]
         for name in ("hypergradient_norm", "upper_gradient_norm", "direction_norm"):
-            seen = [value for d in diagnostics if (value := getattr(d, name)) is not None]
-            if seen:
-                numbers[name] = float(np.mean(seen))
+            values = [value for d in diagnostics if (value := getattr(d, name)) is not None]
+            if values:
+                numbers[name] = float(np.mean(values))
         return numbers
 
 

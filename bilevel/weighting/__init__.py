@@ -2,11 +2,11 @@
 
 from bilevel.weighting.fixed import given as given
 from bilevel.weighting.fixed import uniform as uniform
+from bilevel.weighting.penalties import entropy_penalty as entropy_penalty
 from bilevel.weighting.product import product as product
 from bilevel.weighting.row_logits import pool_weights as pool_weights
 from bilevel.weighting.row_logits import row_logits as row_logits
 from bilevel.weighting.row_updates import exponentiated_gradient as exponentiated_gradient
 from bilevel.weighting.row_updates import visited_sgd as visited_sgd
 from bilevel.weighting.statistics import effective_sample_size as effective_sample_size
-from bilevel.weighting.statistics import entropy_penalty as entropy_penalty
 from bilevel.weighting.statistics import separation_auc as separation_auc

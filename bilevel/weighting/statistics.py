@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 
 def effective_sample_size(weights: Float[ArrayLike, "*rows"]) -> Float[Array, ""]:
     """Returns (sum w)^2 / sum w^2: the number of equally weighted rows with the same variance of the mean."""
     weights = jnp.asarray(weights)
     return jnp.sum(weights) ** 2 / jnp.maximum(jnp.sum(weights**2), jnp.finfo(jnp.float32).tiny)
-
-
-def entropy_penalty(
-    strength: float,
-) -> Callable[[Float[Array, "*rows"], Bool[Array, "*rows"]], Float[Array, ""]]:
-    """Returns the weight penalty strength * mean_i w_i log w_i over real rows: negative entropy, in nats.
-
-    Added to the upper level it keeps weights from collapsing onto the row of least loss, which is the optimum of
-    the single-copy penalty without it. Its exact minimiser there is w proportional to exp(-loss / strength).
-
-    Args:
-        strength: tau >= 0.
-    """
-
-    def penalty(weights: Float[Array, "*rows"], valid: Bool[Array, "*rows"]) -> Float[Array, ""]:
-        positive = jnp.where(weights > 0, weights, 1.0)
-        entropies = jnp.where(valid & (weights > 0), positive * jnp.log(positive), 0.0)
-        return strength * jnp.sum(entropies) / jnp.maximum(jnp.sum(valid), 1)
-
-    return penalty
 
 
 def separation_auc(lower: np.ndarray, higher: np.ndarray) -> float | None:

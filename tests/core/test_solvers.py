@@ -185,8 +185,8 @@ def test_a_general_problem_needs_outer_variables_to_begin_with():
         alternating(problem, optax.sgd(0.1), optax.sgd(0.1), implicit(identity(0.1)))
 
 
-def test_a_weight_penalty_has_no_general_form():
-    problem = row_problem(POOL, weight_penalty=lambda weights, valid: jnp.sum(weights))
+def test_an_outer_penalty_has_no_general_form():
+    problem = row_problem(POOL, outer_penalty=lambda outer, memory, batch: jnp.sum(outer))
     with pytest.raises(ValueError, match="no general form"):
         problem.general()
 

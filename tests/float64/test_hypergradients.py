@@ -123,11 +123,11 @@ def test_direct_outer_dependence_of_the_upper_level_is_added():
         assert relative_error(found, reference) < 1e-6
 
 
-def test_weight_penalty_adds_its_gradient():
+def test_an_outer_penalty_adds_its_gradient():
     optimizer = optax.sgd(0.1)
     problem, params, state, outer, *batches = setting(WEIGHTINGS["softmax"], optimizer)
     plain = estimated(problem, optimizer, identity(0.1), params, state, outer, *batches)
-    penalised = problem._replace(weight_penalty=entropy_penalty(0.7))
+    penalised = problem._replace(outer_penalty=entropy_penalty(0.7, problem.weighting))
     found = estimated(penalised, optimizer, identity(0.1), params, state, outer, *batches)
 
     def term(outer):

@@ -127,12 +127,11 @@ def test_rates_must_be_positive(factory):
 def test_the_entropy_term_has_the_softmax_of_losses_as_its_minimiser():
     """min over the simplex of sum s_i l_i + tau sum s_i log s_i = softmax(-l / tau) (Danskin's soft-min)."""
     losses, tau = jnp.array([0.2, 1.0, 0.5, 2.0]), 0.7
-    penalty = entropy_penalty(tau)
-    valid = jnp.ones(4, bool)
+    penalty = entropy_penalty(tau, row_logits(4))
+    everything = {"row_id": jnp.arange(4)}
 
     def objective(logits):
-        weights = pool_weights(logits)
-        return jnp.mean(weights * losses) + penalty(weights, valid)
+        return jnp.mean(pool_weights(logits) * losses) + penalty(logits, (), everything)
 
     best = -losses / tau
     np.testing.assert_allclose(jax.grad(objective)(best), 0.0, atol=1e-6)
@@ -142,8 +141,8 @@ def test_the_entropy_term_has_the_softmax_of_losses_as_its_minimiser():
 
 
 def test_the_entropy_term_is_finite_at_zero_weights():
-    penalty = entropy_penalty(1.0)
-    gradient = jax.grad(penalty)(jnp.array([0.0, 2.0]), jnp.array([True, True]))
+    penalty = entropy_penalty(1.0, row_logits(3))
+    gradient = jax.grad(penalty)(jnp.array([0.0, -200.0, 1.0]), (), {"row_id": jnp.array([0, 1, -1])})
     assert np.all(np.isfinite(gradient))
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 Item = Mapping[str, str]
 """Fields of a wording by name; `y` is the answer."""
 
-OPENERS = ("", "Please help. ", "A quick one: ", "Next task. ")
+OPENERS = ("", "Please help. ", "A quick one: ", "Next task. ", "Now this: ", "Short answer, please. ")
 """What may stand before any wording."""
 
 T = TypeVar("T")

@@ -25,7 +25,7 @@ class Shares:
     wrong_answer: float = 0.5
     truncated: float = 0.25
     off_topic: float = 0.25
-    hard: float = 0.08
+    hard: float = 0.05
     duplicate: float = 0.05
 
     def __post_init__(self) -> None:

@@ -1,0 +1,272 @@
+"""The main job at its smallest size, through its command line, as a user would."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import models
+from bilevel.data import read_rows
+from bilevel.data.corpus import make_corpus
+from bilevel.data.files import write_rows
+from bilevel.runtime.config_file import read_config
+from bilevel.runtime.metrics import read_metrics
+from bilevel.runtime.weights import read_weights
+from experiments.bds_alpaca import BDSAlpaca, main
+from models.folder import read_folder, write_folder
+
+SMALL = [
+    *("--steps", "6", "--batch-rows", "16", "--upper-rows", "16", "--bds.outer-warmup", "2"),
+    *("--width", "16", "--layers", "1", "--heads", "2", "--kv-heads", "1", "--mlp-width", "16"),
+]
+CORPUS = ["--corpus.rows", "48", "--corpus.valid", "16", "--corpus.test", "16"]
+METHODS = ["bds", "uniform", "direct_mixing", "validation_only", "clean_only"]
+METRICS = ["test_loss", "test_exact_match", "fault_auc", "hard_auc", "effective_sample_size"]
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory):
+    """A run on the embedded corpus with every baseline."""
+    folder = tmp_path_factory.mktemp("embedded") / "run"
+    assert main([*SMALL, *CORPUS, "--run-dir", str(folder), "--seed", "3"]) == 0
+    return folder
+
+
+def test_the_summary_has_every_method_and_null_where_a_number_means_nothing(embedded):
+    summary = json.loads((embedded / "summary.json").read_text())
+    assert list(summary) == ["experiment", "preset", "seed", "seconds", "steps", "methods"]
+    assert (summary["experiment"], summary["preset"], summary["seed"], summary["steps"]) == (
+        "bds_alpaca",
+        "tiny",
+        3,
+        6,
+    )
+    assert list(summary["methods"]) == METHODS
+    lines = summary["methods"]
+    assert all(list(line) == METRICS for line in lines.values())
+    assert all(line["test_loss"] > 0 for line in lines.values())
+    assert all(0 <= line["test_exact_match"] <= 1 for line in lines.values())
+    assert [name for name in METHODS if lines[name]["fault_auc"] is not None] == ["bds"]
+    assert [name for name in METHODS if lines[name]["effective_sample_size"] is None] == ["validation_only"]
+    assert lines["uniform"]["effective_sample_size"] == 48
+
+
+def test_the_weights_have_a_line_for_each_row_with_its_losses_and_labels(embedded):
+    weights = read_weights(embedded / "weights.parquet")
+    corpus = make_corpus(3, rows=48, valid=16, test=16)
+    assert list(weights["id"]) == [row.id for row in corpus.train]
+    assert {"weight", "loss_start", "loss_end", "fault", "hard", "duplicate", "kind"} <= set(weights)
+    assert list(weights["fault"]) == [row.labels["fault"] for row in corpus.train]
+    assert np.mean(weights["weight"]) == pytest.approx(1.0, rel=1e-5)
+    assert np.ptp(weights["weight"]) > 0
+    assert np.mean(weights["loss_end"]) < np.mean(weights["loss_start"])
+
+
+def test_selected_rows_are_the_heaviest_and_can_be_read_back(embedded):
+    selected = read_rows(embedded / "selected.jsonl").rows
+    weights = read_weights(embedded / "weights.parquet")
+    ids = [row.extra["id"] for row in selected]
+    assert len(ids) == 24
+    heaviest = np.asarray(weights["id"])[np.argsort(-weights["weight"], kind="stable")[:24]]
+    assert ids == list(heaviest)
+
+
+def test_the_configuration_and_metrics_can_be_read_back(embedded):
+    config = read_config(embedded, BDSAlpaca)
+    assert config.training.steps == 6
+    assert config.corpus.rows == 48
+    assert config.seed == 3
+    lines = read_metrics(embedded)
+    assert list(lines) == METHODS
+    assert [line["step"] for line in lines["bds"]] == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_model_folder_holds_the_trained_model_and_its_tokenizer(embedded):
+    config, params = read_folder(embedded / "model")
+    assert (config.width, config.layers) == (16, 1)
+    assert (embedded / "model" / "tokenizer.json").is_file()
+    assert np.all(np.isfinite(params["embedding"]["table"]))
+
+
+def test_the_report_stands_alone_and_shows_rows(embedded):
+    page = (embedded / "report.html").read_text()
+    assert page.count("<svg") >= 3
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "src=" not in page
+    heaviest = read_rows(embedded / "selected.jsonl").rows[0]
+    assert heaviest.extra["id"] in page
+
+
+def test_the_same_command_gives_the_same_weights_and_model(embedded, tmp_path):
+    again = tmp_path / "again"
+    assert main([*SMALL, *CORPUS, "--run-dir", str(again), "--seed", "3", "--baselines", "none"]) == 0
+    first, second = (read_weights(folder / "weights.parquet") for folder in (embedded, again))
+    np.testing.assert_array_equal(first["weight"], second["weight"])
+    stored = [(folder / "model" / "model.safetensors").read_bytes() for folder in (embedded, again)]
+    assert stored[0] == stored[1]
+    assert list(json.loads((again / "summary.json").read_text())["methods"]) == ["bds"]
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Rows and a model folder of a user's own."""
+    corpus = make_corpus(0, rows=40, valid=16, test=16)
+    paths = {}
+    for name in ("train", "valid", "test"):
+        paths[name] = tmp_path / f"{name}.jsonl"
+        write_rows(paths[name], getattr(corpus, name))
+    assert main([*SMALL, *CORPUS, "--baselines", "none", "--run-dir", str(tmp_path / "first")]) == 0
+    return paths | {"model": tmp_path / "first" / "model"}
+
+
+def test_own_files_and_model(files, tmp_path, capsys):
+    with files["train"].open("a") as file:
+        file.write('{"instruction": "Say nothing.", "output": ""}\n')
+        file.write(files["valid"].read_text().splitlines()[0] + "\n")
+    flags = [
+        *("--train", str(files["train"]), "--valid", str(files["valid"])),
+        *("--model", str(files["model"])),
+    ]
+    assert main([*SMALL, *flags, "--run-dir", "own"]) == 0
+    said = capsys.readouterr()
+    assert "1 of 42 rows rejected (empty response)" in said.err
+    assert "1 of 16 validation rows share their prompt" in said.err
+    rejected = [json.loads(line) for line in (tmp_path / "own" / "rejected.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rejected] == ["train.jsonl:41"]
+    summary = json.loads((tmp_path / "own" / "summary.json").read_text())
+    assert summary["methods"]["bds"]["test_loss"] is None
+    assert "BDS" in said.out
+    # The rows' own labels are known, so there is an oracle; training never sees them.
+    assert summary["methods"]["bds"]["fault_auc"] is not None
+
+
+def broken(tmp_path, name: str, text: str):
+    path = tmp_path / name
+    path.write_text(text)
+    return str(path)
+
+
+ROW = '{"instruction": "Add 1 and 1.", "output": "2"}\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "no such file"),
+        (ROW + '{"instruction": \n', "train.jsonl:2: broken JSON"),
+        ('{"instruction": "Say no."}\n', "column 'output' is missing"),
+        ("", "the file is empty"),
+        ('{"instruction": "Say no.", "output": ""}\n' * 3, "only empty responses"),
+        (ROW * 4, "batch size 16 is larger than the data (4 rows)"),
+    ],
+    ids=["missing", "broken", "column", "empty", "empty responses", "few rows"],
+)
+def test_unusable_training_rows(content, said, tmp_path, capsys):
+    train = str(tmp_path / "train.jsonl") if content is None else broken(tmp_path, "train.jsonl", content)
+    valid = broken(tmp_path, "valid.jsonl", ROW.replace("1", "2") * 16)
+    refuses(["--train", train, "--valid", valid], said, capsys, tmp_path)
+
+
+def test_validation_rows_that_are_all_training_rows(tmp_path, capsys):
+    train = broken(tmp_path, "train.jsonl", ROW * 20)
+    refuses(
+        ["--train", train, "--valid", train],
+        "all 20 validation rows stand in the training rows",
+        capsys,
+        tmp_path,
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--steps", "0"], "steps must be at least 1"),
+        (["--batch-rows", "64"], "batch size 64 is larger than the data (48 rows)"),
+        (["--stepz", "3"], "--stepz"),
+        (["--preset", "huge"], "huge"),
+        (["--bds.estimator", "magic"], "magic"),
+        (["--train", "rows.jsonl"], "--valid"),
+        (["--valid", "rows.jsonl"], "--train"),
+        (["--tokenizer", "nowhere"], "no such folder"),
+        (["--model", "nowhere"], "nowhere"),
+        (["--corpus.shares.fault", "1.5"], "fault"),
+        (["--vocab-size", "12"], "too small"),
+        (["--heads", "3"], "heads"),
+        (["--seed", "-1"], "seed"),
+        (["--max-length", "2"], "maximum length"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_unusable_flags(flags, said, tmp_path, capsys):
+    refuses(flags, said, capsys, tmp_path)
+
+
+def damaged_model(kind: str, folder) -> str:
+    """A model folder with one thing wrong; returns what the error must say."""
+    config = models.DecoderConfig(vocab_size=8, width=8, layers=1, heads=2, kv_heads=1, mlp_width=8)
+    import jax
+
+    write_folder(folder, config, models.init(config, jax.random.key(0)))
+    described = json.loads((folder / "config.json").read_text())
+    weights = folder / "model.safetensors"
+    if kind == "no config":
+        (folder / "config.json").unlink()
+        return "config.json"
+    if kind == "no weights":
+        weights.unlink()
+        return "model.safetensors"
+    if kind == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-100])
+        return "model.safetensors"
+    if kind == "unknown architecture":
+        (folder / "config.json").write_text(json.dumps(described | {"model_type": "mamba"}))
+        return "mamba"
+    tokenizer = folder / "tokenizer"
+    from bilevel.data import train_tokenizer
+
+    train_tokenizer(["a b c"], 300).save_pretrained(tokenizer)
+    (folder / "tokenizer.json").write_text((tokenizer / "tokenizer.json").read_text())
+    (folder / "tokenizer_config.json").write_text((tokenizer / "tokenizer_config.json").read_text())
+    return "embedding only 8 rows"
+
+
+@pytest.mark.parametrize(
+    "kind", ["no config", "no weights", "truncated", "unknown architecture", "small embedding"]
+)
+def test_unusable_models(kind, tmp_path, capsys):
+    said = damaged_model(kind, tmp_path / "model")
+    refuses(["--model", str(tmp_path / "model")], said, capsys, tmp_path)
+
+
+def refuses(flags: list[str], said: str, capsys, tmp_path) -> None:
+    """One line on standard error, a non-zero exit, and no run folder: nothing was begun."""
+    assert main([*SMALL, *CORPUS, *flags]) != 0
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert said in error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_help_names_the_shared_flags(capsys):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for flag in (
+        "--train",
+        "--valid",
+        "--test",
+        "--model",
+        "--tokenizer",
+        "--preset",
+        "--seed",
+        "--steps",
+        "--run-dir",
+    ):
+        assert flag in text

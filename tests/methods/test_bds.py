@@ -1,0 +1,96 @@
+"""BDS and its baselines where the answer is known: a toy in which the faulty rows contradict the others."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bilevel.methods import TrainingSettings, bds, clean_only, direct_mixing, uniform_tuning, validation_only
+from bilevel.methods.bds import BDSSettings
+from bilevel.objectives import mean_loss
+from bilevel.schedule import Evaluate, RunState, run_schedule
+from bilevel.weighting import separation_auc
+from tests.schedule.toy import context, parameters, row_losses
+
+UPPER = mean_loss(row_losses)
+TRAINING = TrainingSettings(steps=150, batch_rows=16, upper_rows=16, learning_rate=0.05)
+FAULTY = np.arange(60) < 24
+
+
+def outcome(schedule):
+    state = RunState(models={"base": parameters(), "current": parameters()})
+    return run_schedule((*schedule, (Evaluate("test"),)), state, context())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"estimator": "penalty"},
+        {"estimator": "penalty", "upper_share": 0.5, "upper_share_drop": 0.05},
+        {"estimator": "penalty_single"},
+        {"estimator": "penalty_single", "rule": "sgd"},
+        {"estimator": "penalty_single", "entropy": 0.5, "floor": 0.05},
+        {"estimator": "penalty_single", "weights": "sigmoid", "rule": "sgd"},
+        {"estimator": "penalty_single", "keep_share": 0.6},
+        {"estimator": "identity", "rate": 3.0},
+        {"estimator": "optimizer_aware", "rate": 30.0},
+    ],
+    ids=lambda options: ", ".join(map(str, options.values())),
+)
+def test_faulty_rows_lose_their_weight(options):
+    _, schedule = bds(row_losses, UPPER, 60, TRAINING, BDSSettings(outer_warmup=20, **options))
+    state = outcome(schedule)
+    weights = state.signals["weight"].values
+    assert separation_auc(weights[FAULTY], weights[~FAULTY]) > 0.97
+    assert set(state.signals) == {"loss_start", "loss_end", "weight"}
+    assert len(state.sets["selected"]) == 30
+    assert np.mean(FAULTY[state.sets["selected"]]) < 0.1
+    if options.get("floor"):
+        assert weights.min() >= options["floor"]
+    if options.get("keep_share"):
+        assert np.sum(weights > 0) == 36
+
+
+def test_the_oracle_beats_uniform_and_only_trusted_rows_move_nothing_of_the_pool():
+    uniform = outcome(uniform_tuning(row_losses, UPPER, TRAINING)[1])
+    oracle = outcome(clean_only(row_losses, UPPER, TRAINING, FAULTY)[1])
+    trusted = outcome(validation_only(row_losses, UPPER, TRAINING)[1])
+    mixed = outcome(direct_mixing(row_losses, UPPER, TRAINING, 0.5)[1])
+    assert oracle.results["test"]["loss"] < mixed.results["test"]["loss"] < uniform.results["test"]["loss"]
+    np.testing.assert_allclose(oracle.signals["weight"].values, np.where(FAULTY, 0.0, 60 / 36), rtol=1e-6)
+    assert "weight" not in trusted.signals
+
+
+def test_direct_mixing_at_share_one_is_training_on_trusted_rows_alone():
+    mixed = outcome(direct_mixing(row_losses, UPPER, TRAINING, 1.0)[1])
+    uniform = outcome(direct_mixing(row_losses, UPPER, TRAINING, 0.0)[1])
+    plain = outcome(uniform_tuning(row_losses, UPPER, TRAINING)[1])
+    np.testing.assert_allclose(
+        uniform.models["current"]["table"], plain.models["current"]["table"], rtol=1e-4, atol=1e-5
+    )
+    assert mixed.results["test"]["loss"] < plain.results["test"]["loss"]
+
+
+def test_adam_on_softmax_logits_warns_and_still_runs():
+    settings = BDSSettings(rule="adam", rate=0.05, outer_warmup=0)
+    with pytest.warns(UserWarning, match="how often"):
+        _, schedule = bds(row_losses, UPPER, 60, TRAINING, settings)
+    outcome(schedule)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"upper_share": 1.5}, "upper_share"),
+        ({"rate": 0.0}, "rate"),
+        ({"floor": 1.0}, "floor"),
+        ({"keep_share": 0.0}, "keep_share"),
+        ({"top_share": 0.0}, "top_share"),
+        ({"entropy": -1.0}, "entropy"),
+        ({"outer_warmup": -1}, "outer_warmup"),
+        ({"weights": "sigmoid", "rule": "exponentiated"}, "softmax"),
+    ],
+)
+def test_settings_outside_their_range_are_refused(bad, message):
+    with pytest.raises(ValueError, match=message):
+        BDSSettings(**bad)
