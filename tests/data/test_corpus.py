@@ -44,7 +44,7 @@ def test_sets_have_the_sizes_and_ids_asked_for(corpus: Corpus) -> None:
 def test_shares_are_exact(corpus: Corpus) -> None:
     faults = Counter(row.label("fault") for row in corpus.train)
     assert faults == {"": 1200, "wrong_answer": 400, "truncated": 200, "off_topic": 200}
-    assert sum(row.label("hard") == "yes" for row in corpus.train) == 160
+    assert sum(row.label("hard") == "yes" for row in corpus.train) == 100
     assert sum(row.label("duplicate") != "" for row in corpus.train) == 100
 
 
@@ -119,7 +119,7 @@ def test_only_twins_share_a_prompt(corpus: Corpus) -> None:
 def test_held_out_rows_are_clean_and_hold_their_share_of_hard_ones(corpus: Corpus) -> None:
     for rows in (corpus.valid, corpus.test):
         assert all(row.label("fault") == row.label("duplicate") == "" for row in rows)
-        assert sum(row.label("hard") == "yes" for row in rows) == len(rows) * 8 // 100
+        assert sum(row.label("hard") == "yes" for row in rows) == len(rows) * 5 // 100
 
 
 def test_held_out_rows_stay_when_the_training_rows_change(corpus: Corpus) -> None:
@@ -143,7 +143,7 @@ def test_rows_are_the_same_on_every_machine(corpus: Corpus) -> None:
     text = "\n".join(
         f"{row.id}\t{row.instruction}\t{row.input}\t{row.output}" for rows in corpus for row in rows
     )
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "fc0c89e2f86dfbb0"
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "1fb0b8203e25792f"
 
 
 def test_rows_are_short(corpus: Corpus) -> None:
