@@ -48,7 +48,7 @@ class ModelOptions:
     """Hugging Face folder of the Llama family to start from."""
     tokenizer: Path | None = None
     """Folder of a fast tokenizer; by default the model's, or a byte-level BPE trained on the training rows."""
-    vocab_size: int = 512
+    vocab_size: int = 640
     """Vocabulary of the trained BPE."""
     width: int = 64
     """Residual width of the random model."""

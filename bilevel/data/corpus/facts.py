@@ -31,7 +31,7 @@ FACT_KINDS = (
         "category",
         "facts",
         (
-            "Is this a fruit, a tool, a vehicle or clothing? | {x}",
+            "Fruit, tool, vehicle or clothing? | {x}",
             "Name the category. | {x}",
             "Sort the word into a class. | {x}",
             'To which category does "{x}" belong?',
