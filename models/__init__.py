@@ -10,6 +10,7 @@ _HOMES = {
     "Continuation": "models.sampling",
     "DecoderConfig": "models.config",
     "ModelError": "models.errors",
+    "RopeScaling": "models.config",
     "TokenScores": "models.decoder",
     "abstract_values": "models.parameters",
     "declare": "models.decoder",

@@ -19,13 +19,16 @@ Attend = Callable[[Queries, Keys, Keys], Queries]
 """Mixes values: (queries, keys, values) -> one vector a head and position."""
 
 
-def self_attention(name: str, segments: Int[Array, "sequences positions"]) -> Attend:
+def self_attention(
+    name: str, segments: Int[Array, "sequences positions"], window: int | None = None
+) -> Attend:
     """Builds the attention that every layer of one forward pass shares: causal, within a segment.
 
     Args:
       name: the path, a key of `PATHS`; it must be static under jit.
       segments: segment id of each token. Padding (0) is a segment like any other: each of its tokens sees
         itself at least, so that no softmax is empty and no derivative is NaN.
+      window: how many of the last tokens of its segment a token sees, itself included; None for all.
 
     Returns:
       The function of queries, keys and values.
@@ -35,18 +38,21 @@ def self_attention(name: str, segments: Int[Array, "sequences positions"]) -> At
     """
     if name not in PATHS:
         raise ModelError(f"unknown attention {name!r}: choose one of {', '.join(sorted(PATHS))}")
-    return PATHS[name](segments)
+    return PATHS[name](segments, window)
 
 
-def exact(segments: Int[Array, "sequences positions"]) -> Attend:
+def exact(segments: Int[Array, "sequences positions"], window: int | None = None) -> Attend:
     """Materialises the scores; the mask is computed once for all layers."""
-    mask = causal_mask(segments)
+    mask = causal_mask(segments, window)
     return lambda query, key, value: masked_attention(query, key, value, mask)
 
 
-def causal_mask(segments: Int[Array, "sequences positions"]) -> Bool[Array, "sequences positions positions"]:
+def causal_mask(
+    segments: Int[Array, "sequences positions"], window: int | None = None
+) -> Bool[Array, "sequences positions positions"]:
     """True where a query position (second axis) may see a key position (third axis)."""
-    return jnp.tril(segments[:, :, None] == segments[:, None, :])
+    visible = jnp.tril(segments[:, :, None] == segments[:, None, :])
+    return visible if window is None else jnp.triu(visible, 1 - window)
 
 
 def masked_attention(
@@ -86,4 +92,4 @@ def _softmax_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, 
     return shares, shares * (tangent - jnp.sum(shares * tangent, axis=-1, keepdims=True))
 
 
-PATHS: dict[str, Callable[[Int[Array, "sequences positions"]], Attend]] = {"exact": exact}
+PATHS: dict[str, Callable[[Int[Array, "sequences positions"], int | None], Attend]] = {"exact": exact}

@@ -31,6 +31,8 @@ class Stored(NamedTuple):
 
     file: Path
     handle: Any
+    name: str
+    """Its name in the file, which may lack the family's prefix."""
     shape: tuple[int, ...]
     dtype: str
 
@@ -54,7 +56,7 @@ def read_parameters(
         unknown, of another shape, or no floating-point numbers.
     """
     with contextlib.ExitStack() as stack:
-        stored = _open(folder, stack)
+        stored = _open(folder, stack, family.prefix)
         wanted = list(_wanted(family, config))
         _check(folder, family, stored, {name: shape for entry in wanted for name, shape in entry.pieces()})
         kinds = {stored[name].dtype for entry in wanted for name, _ in entry.pieces()}
@@ -72,16 +74,19 @@ def write_parameters(folder: Path, family: Family, config: DecoderConfig, params
     wanted = list(_wanted(family, config))
     if extra := flat.keys() - {entry.key.path for entry in wanted}:
         raise ModelError(f"parameter {min(extra)} is not part of the architecture: merge or remove it first")
-    tensors = {}
+    tensors: dict[str, np.ndarray] = {}
     for entry in wanted:
         key, shape = entry.key, entry.tensor.shape
         if key.path not in flat or flat[key.path].shape != shape:
             found = f"has shape {flat[key.path].shape}" if key.path in flat else "is missing"
             raise ModelError(f"parameter {key.path} {found}: the architecture has it with shape {shape}")
         values = np.asarray(jax.device_get(flat[key.path]))
-        for index, (name, _) in enumerate(entry.pieces()):
-            piece = values[index] if entry.layers else values
-            tensors[name] = np.ascontiguousarray(piece.T if key.transposed else piece)
+        for piece, (name, whole) in zip(
+            values if entry.layers else values[None], entry.pieces(), strict=True
+        ):
+            if name not in tensors:
+                tensors[name] = np.empty(whole, values.dtype)
+            entry.place(tensors[name])[...] = piece
     unfinished = folder / f"{WEIGHTS}.unfinished"
     save_file(tensors, unfinished, metadata={"format": "pt"})
     unfinished.replace(folder / WEIGHTS)
@@ -98,9 +103,16 @@ class _Entry(NamedTuple):
     def pieces(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """The checkpoint's names and shapes, in the order of the layers."""
         shape = self.tensor.shape[1:] if self.layers else self.tensor.shape
+        shape = (*shape[:-1], shape[-1] * self.key.parts)
         shape = shape[::-1] if self.key.transposed else shape
         for layer in range(self.layers or 1):
             yield self.key.name.format(layer=layer), shape
+
+    def place(self, stored: np.ndarray) -> np.ndarray:
+        """Where the parameter, one layer of it, stands in a checkpoint's tensor: a view of its own shape."""
+        stored = stored.T if self.key.transposed else stored
+        width = stored.shape[-1] // self.key.parts
+        return stored[..., self.key.part * width : (self.key.part + 1) * width]
 
 
 def _wanted(family: Family, config: DecoderConfig) -> Iterator[_Entry]:
@@ -114,13 +126,12 @@ def _load(entry: _Entry, stored: Mapping[str, Stored], dtype: DTypeLike) -> jax.
     values = np.empty(entry.tensor.shape, jax.dtypes.canonicalize_dtype(dtype))
     slots = values if entry.layers else values[None]
     for slot, (name, _) in zip(slots, entry.pieces(), strict=True):
-        piece = stored[name].handle.get_tensor(name)
-        slot[...] = piece.T if entry.key.transposed else piece
+        slot[...] = entry.place(stored[name].handle.get_tensor(stored[name].name))
     return jnp.asarray(values)
 
 
-def _open(folder: Path, stack: contextlib.ExitStack) -> dict[str, Stored]:
-    """Every tensor of the folder by name; handles live as long as the stack."""
+def _open(folder: Path, stack: contextlib.ExitStack, prefix: str) -> dict[str, Stored]:
+    """Every tensor of the folder by its name with the prefix; handles live as long as the stack."""
     index = _index(folder)
     stored: dict[str, Stored] = {}
     for file in sorted({folder / shard for shard in index.values()}) if index else [folder / WEIGHTS]:
@@ -133,7 +144,9 @@ def _open(folder: Path, stack: contextlib.ExitStack) -> dict[str, Stored]:
             raise ModelError(f"{file}: truncated or no safetensors file ({error})") from None
         for name in names:
             part = handle.get_slice(name)
-            stored[name] = Stored(file, handle, tuple(part.get_shape()), part.get_dtype())
+            stored[name] = Stored(file, handle, name, tuple(part.get_shape()), part.get_dtype())
+    if not any(name.startswith(prefix) for name in stored):
+        return {prefix + name: found for name, found in stored.items()}
     return stored
 
 

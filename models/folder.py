@@ -9,15 +9,19 @@ from typing import Any
 import jax
 from jaxtyping import DTypeLike
 
-from models import llama
+from models import gpt2, llama, mistral, qwen
 from models.checkpoint import read_parameters, write_parameters
 from models.config import DecoderConfig
 from models.errors import ModelError
-from models.family import Family, config_from_raw, raw_from_config
+from models.family import Family, config_from_raw, family_of, raw_from_config
 from models.parameters import Params
 
 CONFIG = "config.json"
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (llama.FAMILY,)}
+FAMILIES: dict[str, Family] = {
+    family.model_type: family
+    for family in (llama.FAMILY, mistral.FAMILY, qwen.QWEN2, qwen.QWEN3, gpt2.FAMILY)
+}
+"""By `model_type`. An architecture that several can hold is written as the first."""
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -85,8 +89,9 @@ def write_folder(
       ModelError: where parameters and architecture disagree, or a folder that is named is not there.
     """
     target = Path(path)
-    raw, family = None, llama.FAMILY
-    if source is not None:
+    if source is None:
+        raw, family = None, family_of(FAMILIES.values(), config)
+    else:
         raw, family, _ = _read_config(Path(source))
     text = raw_from_config(family, config, raw)
     text["torch_dtype" if "torch_dtype" in text else "dtype"] = str(jax.tree.leaves(params)[0].dtype)

@@ -11,14 +11,39 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import models
-from models import DecoderConfig, ModelError
+from models import DecoderConfig, ModelError, RopeScaling
 from models.checkpoint import INDEX, WEIGHTS
 from models.folder import CONFIG
 
 TIED = DecoderConfig(vocab_size=13, width=8, layers=2, heads=4, kv_heads=2, mlp_width=6, norm_epsilon=1e-6)
 UNTIED = dataclasses.replace(
-    TIED, tied_embeddings=False, attention_bias=True, mlp_bias=True, kv_heads=1, head_dim=4, rope_theta=5e5
+    TIED,
+    tied_embeddings=False,
+    attention_bias=True,
+    output_bias=True,
+    mlp_bias=True,
+    kv_heads=1,
+    head_dim=4,
+    rope_theta=5e5,
 )
+
+
+FAMILIES = {
+    "llama": UNTIED,
+    "mistral": dataclasses.replace(TIED, window=5, max_positions=64),
+    "qwen2": dataclasses.replace(TIED, attention_bias=True, rope_scaling=RopeScaling(8.0, 1.0, 4.0, 64)),
+    "qwen3": dataclasses.replace(TIED, qk_norm=True, head_dim=6),
+    "gpt2": dataclasses.replace(
+        TIED,
+        kv_heads=4,
+        attention_bias=True,
+        output_bias=True,
+        mlp_bias=True,
+        positions="learned",
+        norm="layer",
+        mlp="plain",
+    ),
+}
 
 
 def params_of(config: DecoderConfig) -> dict:
@@ -55,12 +80,14 @@ def shard(folder: Path) -> None:
     (folder / INDEX).write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}))
 
 
-@pytest.mark.parametrize("config", [TIED, UNTIED])
-def test_round_trip_returns_the_same_model(config: DecoderConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", FAMILIES)
+def test_round_trip_returns_the_same_model(family: str, tmp_path: Path) -> None:
+    config = FAMILIES[family]
     params = params_of(config)
     models.write_folder(tmp_path, config, params)
     read_config, read_params = models.read_folder(tmp_path)
     assert read_config == config == models.read_config(tmp_path)
+    assert json.loads((tmp_path / CONFIG).read_text())["model_type"] == family
     chex.assert_trees_all_equal(read_params, params)
 
 
@@ -121,6 +148,46 @@ def test_both_spellings_of_the_rotary_base_are_read_and_kept(folder: Path, spell
     models.write_folder(copy, dataclasses.replace(config, rope_theta=7.0), params, source=folder)
     assert models.read_config(copy).rope_theta == 7.0
     assert ("rope_theta" in json.loads((copy / CONFIG).read_text())) is (spelling["rope_theta"] is not ...)
+
+
+def test_llama_3_scaling_is_read_and_kept_in_both_spellings(folder: Path) -> None:
+    keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+    scaling = {"rope_type": "llama3"} | dict(zip(keys, (8, 1.0, 4.0, 512), strict=True))
+    expected = RopeScaling(8, 1.0, 4.0, 512)
+    for spelling in (
+        {"rope_theta": 9.0, "rope_scaling": scaling},
+        {"rope_theta": ..., "rope_scaling": ..., "rope_parameters": {"rope_theta": 9.0} | scaling},
+    ):
+        edit_config(folder, **spelling)
+        config, params = models.read_folder(folder)
+        assert (config.rope_theta, config.rope_scaling) == (9.0, expected)
+        copy = folder.parent / "copy"
+        for change in ({"rope_theta": 7.0}, {"rope_scaling": None}):
+            changed = dataclasses.replace(config, **change)
+            models.write_folder(copy, changed, params, source=folder)
+            assert models.read_config(copy) == changed
+            assert set(json.loads((copy / CONFIG).read_text())) == set(
+                json.loads((folder / CONFIG).read_text())
+            )
+
+
+def test_null_is_a_window_of_its_own_and_an_absent_number(tmp_path: Path) -> None:
+    models.write_folder(tmp_path, FAMILIES["mistral"], params_of(TIED))
+    edit_config(tmp_path, sliding_window=None, rms_norm_eps=None)
+    assert models.read_config(tmp_path) == dataclasses.replace(FAMILIES["mistral"], window=None)
+    edit_config(tmp_path, sliding_window=...)
+    assert models.read_config(tmp_path).window == 4096
+
+
+def test_architectures_that_no_checkpoint_holds_are_not_written(folder: Path) -> None:
+    config, params = models.read_folder(folder)
+    mixed = dataclasses.replace(config, window=4)
+    with pytest.raises(
+        ModelError, match=r"no family of checkpoints holds this architecture .*llama: window 4"
+    ):
+        models.write_folder(folder, mixed, params)
+    with pytest.raises(ModelError, match="window 4 cannot be written: a llama model like this has None"):
+        models.write_folder(folder, mixed, params, source=folder)
 
 
 def test_absent_settings_take_the_defaults_of_the_family(folder: Path) -> None:
@@ -225,6 +292,18 @@ BROKEN = {
         lambda f: edit_config(f, attention_bias=1),
         r"attention_bias must be true or false, not 1",
     ),
+    "text for a window": (
+        lambda f: edit_config(f, model_type="mistral", mlp_bias=..., sliding_window="9"),
+        r"sliding_window must be a whole number or null, not '9'",
+    ),
+    "layer types": (
+        lambda f: edit_config(f, layer_types=["full_attention", "sliding_attention"]),
+        r"config.json: layer_types .* is not supported",
+    ),
+    "rope scaling incomplete": (
+        lambda f: edit_config(f, rope_scaling={"rope_type": "llama3", "factor": 2.0}),
+        r"config.json: rope type 'llama3' needs a number as low_freq_factor, not None",
+    ),
     "impossible sizes": (
         lambda f: edit_config(f, num_key_value_heads=3),
         r"config.json: heads 4 must be a mul",
@@ -292,7 +371,9 @@ def test_absent_folders_are_named(folder: Path) -> None:
 def test_parameters_of_another_architecture_are_not_written(tmp_path: Path) -> None:
     params = params_of(TIED)
     with pytest.raises(ModelError, match="parameter layers/attention/query/bias is missing"):
-        models.write_folder(tmp_path, dataclasses.replace(TIED, attention_bias=True), params)
+        models.write_folder(
+            tmp_path, dataclasses.replace(TIED, attention_bias=True, output_bias=True), params
+        )
     with pytest.raises(
         ModelError, match=r"has shape \(2, 8, 6\): the architecture has it with shape \(2, 8, 7\)"
     ):
