@@ -11,7 +11,7 @@ _HOMES = {
     "DecoderConfig": "models.config",
     "ModelError": "models.errors",
     "RopeScaling": "models.config",
-    "TokenScores": "models.decoder",
+    "TokenScores": "models.scores",
     "abstract_values": "models.parameters",
     "declare": "models.decoder",
     "generate": "models.sampling",
@@ -21,7 +21,7 @@ _HOMES = {
     "logits": "models.decoder",
     "read_config": "models.folder",
     "read_folder": "models.folder",
-    "token_scores": "models.decoder",
+    "token_scores": "models.scores",
     "write_folder": "models.folder",
 }
 

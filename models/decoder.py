@@ -1,14 +1,13 @@
-"""The decoder: declaration, hidden states, logits and token scores, as pure functions of nested dicts."""
+"""The decoder: declaration, hidden states and logits, as pure functions of nested dicts."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.nn import initializers
-from jaxtyping import Array, Bool, DTypeLike, Float, Int, PRNGKeyArray
+from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
 
 from models.attention import self_attention
 from models.block import Stream, block, declare_block, declare_norm, normalise
@@ -32,13 +31,6 @@ The scan already keeps XLA from merging the recomputation into the forward pass,
 """
 
 Tokens = Int[Array | np.ndarray, "sequences positions"]
-
-
-class TokenScores(NamedTuple):
-    """How well each token was predicted from the tokens before it in its segment; see `token_scores`."""
-
-    loss: Float[Array, "sequences positions"]
-    correct: Bool[Array, "sequences positions"]
 
 
 def declare(config: DecoderConfig) -> Declaration:
@@ -117,42 +109,6 @@ def logits(
     return unembed(params, hidden(params, tokens, segments, config, attention=attention, remat=remat))
 
 
-def token_scores(
-    params: Params,
-    batch: Mapping[str, Array | np.ndarray],
-    config: DecoderConfig,
-    *,
-    attention: str = "exact",
-    remat: str = "dots",
-) -> TokenScores:
-    """How well each token is predicted from the tokens before it in its segment.
-
-    loss[s, t] = -log p(tokens[s, t] | tokens[s, <t]), in float32; correct[s, t]: the token is p's argmax.
-    The first token of a segment is predicted from nothing: its loss is 0 and it is not correct. Which tokens
-    count is the caller's business: nothing is masked here.
-
-    Args:
-      params: as `declare` describes them.
-      batch: holds `tokens` and `segments`; other entries are ignored.
-      config: the architecture (static).
-      attention: as in `hidden`.
-      remat: as in `hidden`.
-
-    Returns:
-      TokenScores, aligned with `tokens`; `correct` costs nothing under jit where it is not used.
-    """
-    tokens, segments = jnp.asarray(batch["tokens"]), jnp.asarray(batch["segments"])
-    scores = logits(params, tokens, segments, config, attention=attention, remat=remat)
-    following = jnp.roll(tokens, -1, axis=1)
-    target = jnp.take_along_axis(scores, following[..., None], axis=-1)[..., 0]
-    loss = jax.nn.logsumexp(scores, axis=-1) - target
-    correct = jnp.argmax(scores, axis=-1) == following
-    predicted = segment_positions(segments) > 0
-    return TokenScores(
-        jnp.where(predicted, jnp.roll(loss, 1, axis=1), 0.0), predicted & jnp.roll(correct, 1, axis=1)
-    )
-
-
 def turns(positions: Int[Array, "sequences positions"], config: DecoderConfig) -> Rotation | None:
     """Rotary angles of tokens at these positions of their rows; None where positions are learned."""
     if config.positions == "learned":
@@ -171,5 +127,7 @@ def embed(params: Params, tokens: Tokens, positions: Tokens) -> Stream:
 
 def unembed(params: Params, x: Stream) -> Float[Array, "sequences positions vocab"]:
     """Float32 logits from final hidden states, through the embedding itself where it is tied."""
-    kernel = params["unembedding"]["kernel"] if "unembedding" in params else params["embedding"]["table"].T
-    return jnp.matmul(x, kernel, preferred_element_type=accumulation_dtype(x.dtype))
+    dtype = accumulation_dtype(x.dtype)
+    if "unembedding" in params:
+        return jnp.matmul(x, params["unembedding"]["kernel"], preferred_element_type=dtype)
+    return jnp.einsum("spd,vd->spv", x, params["embedding"]["table"], preferred_element_type=dtype)
