@@ -17,10 +17,12 @@ _HOMES = {
     "generate": "models.sampling",
     "hidden": "models.decoder",
     "init": "models.decoder",
+    "local_folder": "models.hub",
     "logical_axes": "models.parameters",
     "logits": "models.decoder",
     "read_config": "models.folder",
     "read_folder": "models.folder",
+    "shardings": "models.sharding",
     "token_scores": "models.scores",
     "write_folder": "models.folder",
 }

@@ -11,8 +11,9 @@ import pytest
 from safetensors.numpy import load_file
 
 import models
-from models.checkpoint import WEIGHTS, write_parameters
+from models.checkpoint import write_parameters
 from models.folder import FAMILIES
+from models.stored import WEIGHTS
 
 pytestmark = [
     pytest.mark.parity,
@@ -155,11 +156,18 @@ def test_bfloat16_logits(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["llama, 2 heads wide", "gpt-2, untied narrow"])
-def test_shards_that_transformers_wrote(name: str, tmp_path: Path) -> None:
+def test_shards_of_transformers_and_ours(name: str, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
     model = saved_by_torch(tmp_path, name, max_shard_size="8KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     config, params = models.read_folder(tmp_path)
-    assert_same_logits(models.logits(params, TOKENS, SEGMENTS, config), torch_logits(model))
+    ours = models.logits(params, TOKENS, SEGMENTS, config)
+    assert_same_logits(ours, torch_logits(model))
+    models.write_folder(tmp_path / "ours", config, params, shard_bytes=6000)
+    assert len(list((tmp_path / "ours").glob("*.safetensors"))) > 1
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "ours", attn_implementation="eager")
+    assert_same_logits(ours, torch_logits(loaded.eval()))
 
 
 def test_gpt2_written_without_its_head(tmp_path: Path) -> None:
