@@ -9,6 +9,7 @@ from typing import Any
 _HOMES = {
     "Continuation": "models.sampling",
     "DecoderConfig": "models.config",
+    "LoraConfig": "models.lora",
     "ModelError": "models.errors",
     "RopeScaling": "models.config",
     "TokenScores": "models.scores",
@@ -20,10 +21,12 @@ _HOMES = {
     "local_folder": "models.hub",
     "logical_axes": "models.parameters",
     "logits": "models.decoder",
+    "read_adapter": "models.adapter_folder",
     "read_config": "models.folder",
     "read_folder": "models.folder",
     "shardings": "models.sharding",
     "token_scores": "models.scores",
+    "write_adapter": "models.adapter_folder",
     "write_folder": "models.folder",
 }
 

@@ -18,8 +18,10 @@ def declare_linear(
 
 
 def linear(params: Params, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
-    """The map x kernel (+ bias)."""
+    """The map x kernel (+ bias), and what an adapter beside the kernel adds (`models.lora.attach`)."""
     product = x @ params["kernel"]
+    if "lora_a" in params:
+        product = product + (x @ params["lora_a"]) @ params["lora_b"]
     return product + params["bias"] if "bias" in params else product
 
 
