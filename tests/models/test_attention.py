@@ -109,5 +109,5 @@ def test_scaling_stretches_slow_rotations_alone() -> None:
 
 
 def test_unknown_attention_names_the_known() -> None:
-    with pytest.raises(ModelError, match="unknown attention 'flashy': choose one of exact"):
+    with pytest.raises(ModelError, match="unknown attention 'flashy': choose one of blockwise, exact, fused"):
         self_attention("flashy", jnp.ones((1, 2), jnp.int32))
