@@ -68,7 +68,19 @@ def token_scores(
     x = hidden(params, tokens, segments, config, attention=attention, remat=remat)
     if chunk is None:
         chunk = max(1, LOGITS_AT_ONCE // (tokens.shape[0] * config.vocab_size))
-    loss, correct = _next_token_scores(params, x, jnp.roll(tokens, -1, axis=1), chunk)
+    return _aligned(*_next_token_scores(params, x, jnp.roll(tokens, -1, axis=1), chunk), segments)
+
+
+def scores_of_logits(
+    logits: Float[Array, "sequences positions vocab"], batch: Mapping[str, Array | np.ndarray]
+) -> TokenScores:
+    """The scores that a model of another make gives, from its logits for every next token."""
+    tokens, segments = jnp.asarray(batch["tokens"]), jnp.asarray(batch["segments"])
+    return _aligned(*_scores(widened(logits), jnp.roll(tokens, -1, axis=1)), segments)
+
+
+def _aligned(loss: Array, correct: Array, segments: Int[Array, "sequences positions"]) -> TokenScores:
+    """What stands where a token is predicted, moved to where it stands; nothing predicts a segment's first."""
     predicted = segment_positions(segments) > 0
     return TokenScores(
         jnp.where(predicted, jnp.roll(loss, 1, axis=1), 0.0), predicted & jnp.roll(correct, 1, axis=1)
@@ -80,7 +92,7 @@ def _next_token_scores(
 ) -> tuple[Array, Array]:
     sequences, positions = following.shape
     if chunk >= positions:
-        return _scores(params, x, following)
+        return _scores(unembed(params, x), following)
     pieces = -(-positions // chunk)
     # Pieces of equal length leave less room to fill than full ones with a short last.
     length = -(-positions // pieces)
@@ -95,7 +107,9 @@ def _next_token_scores(
     wide = jax.tree.map(widened, params[name])
 
     def score(inputs: tuple[Array, Array]) -> tuple[Array, Array]:
-        return _scores({name: jax.tree.map(lambda leaf: leaf.astype(x.dtype), wide)}, *inputs)
+        piece, following = inputs
+        head = {name: jax.tree.map(lambda leaf: leaf.astype(x.dtype), wide)}
+        return _scores(unembed(head, piece), following)
 
     loss, correct = jax.lax.map(jax.checkpoint(score, prevent_cse=False), (cut(x), cut(following)))
     return _joined(loss, positions), _joined(correct, positions)
@@ -105,7 +119,8 @@ def _joined(pieces: Array, positions: int) -> Array:
     return jnp.moveaxis(pieces, 0, 1).reshape(pieces.shape[1], -1)[:, :positions]
 
 
-def _scores(params: Params, x: Stream, following: Int[Array, "sequences positions"]) -> tuple[Array, Array]:
-    scores = unembed(params, x)
+def _scores(
+    scores: Float[Array, "sequences positions vocab"], following: Int[Array, "sequences positions"]
+) -> tuple[Array, Array]:
     target = jnp.take_along_axis(scores, following[..., None], axis=-1)[..., 0]
     return jax.nn.logsumexp(scores, axis=-1) - target, jnp.argmax(scores, axis=-1) == following
