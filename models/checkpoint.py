@@ -1,8 +1,7 @@
-"""Safetensors checkpoints from and to nested dicts of stacked parameters, by a family's table."""
+"""Checkpoints from and to nested dicts of stacked parameters, by a family's table."""
 
 import contextlib
 import fnmatch
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,32 +10,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jaxtyping import DTypeLike
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from jax.sharding import Sharding
+from jaxtyping import DTypeLike, PyTree
 
 from models.config import DecoderConfig
 from models.decoder import declare
 from models.errors import ModelError
 from models.family import Family, TensorName
 from models.parameters import Params, Tensor
-
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
-
-
-class Stored(NamedTuple):
-    """One tensor of an open checkpoint; its values stay on disk until they are asked for."""
-
-    file: Path
-    handle: Any
-    shape: tuple[int, ...]
-    dtype: str
+from models.stored import FLOATS, SHARD_BYTES, Stored, check, finish_folder, open_folder, shards, write_file
 
 
 def read_parameters(
-    folder: Path, family: Family, config: DecoderConfig, dtype: DTypeLike | None = None
+    folder: Path,
+    family: Family,
+    config: DecoderConfig,
+    dtype: DTypeLike | None = None,
+    shardings: PyTree[Sharding] | None = None,
 ) -> Params:
     """Reads memory-mapped weights, after checking every name and shape against the declaration.
 
@@ -45,6 +35,8 @@ def read_parameters(
       family: the checkpoint's table.
       config: the architecture.
       dtype: type of the parameters; by default the widest that the checkpoint stores.
+      shardings: where each parameter goes, one for all or nested as the parameters are; a process reads only
+        what its devices hold. By default all goes to the default device.
 
     Returns:
       Nested dicts as `models.decoder.declare` describes them.
@@ -54,16 +46,26 @@ def read_parameters(
         unknown, of another shape, or no floating-point numbers.
     """
     with contextlib.ExitStack() as stack:
-        stored = _open(folder, stack)
+        stored = open_folder(folder, stack)
+        if not any(name.startswith(family.prefix) for name in stored):
+            stored = {family.prefix + name: found for name, found in stored.items()}
         wanted = list(_wanted(family, config))
-        _check(folder, family, stored, {name: shape for entry in wanted for name, shape in entry.pieces()})
-        kinds = {stored[name].dtype for entry in wanted for name, _ in entry.pieces()}
+        shapes = {name: shape for entry in wanted for name, shape in entry.pieces()}
+        ignored = [name for name in stored if any(fnmatch.fnmatchcase(name, p) for p in family.ignored)]
+        check(folder, stored, shapes, ignored)
+        kinds = {stored[name].dtype for name in shapes}
         dtype = jnp.result_type(*(FLOATS[kind] for kind in kinds)) if dtype is None else jnp.dtype(dtype)
-        return unflatten_dict({entry.key.path: _load(entry, stored, dtype) for entry in wanted}, sep="/")
+        dtype = jax.dtypes.canonicalize_dtype(dtype)
+        places = _places(shardings, wanted)
+        return unflatten_dict(
+            {entry.key.path: entry.read(stored, dtype, places[entry.key.path]) for entry in wanted}, sep="/"
+        )
 
 
-def write_parameters(folder: Path, family: Family, config: DecoderConfig, params: Params) -> None:
-    """Writes model.safetensors as torch expects it; tied embeddings are written once.
+def write_parameters(
+    folder: Path, family: Family, config: DecoderConfig, params: Params, shard_bytes: int = SHARD_BYTES
+) -> None:
+    """Writes model.safetensors, or shards and their index; tied embeddings are written once.
 
     Raises:
       ModelError: where the parameters are not those of the architecture.
@@ -72,19 +74,33 @@ def write_parameters(folder: Path, family: Family, config: DecoderConfig, params
     wanted = list(_wanted(family, config))
     if extra := flat.keys() - {entry.key.path for entry in wanted}:
         raise ModelError(f"parameter {min(extra)} is not part of the architecture: merge or remove it first")
-    tensors = {}
     for entry in wanted:
-        key, shape = entry.key, entry.tensor.shape
-        if key.path not in flat or flat[key.path].shape != shape:
-            found = f"has shape {flat[key.path].shape}" if key.path in flat else "is missing"
-            raise ModelError(f"parameter {key.path} {found}: the architecture has it with shape {shape}")
-        values = np.asarray(jax.device_get(flat[key.path]))
-        for index, (name, _) in enumerate(entry.pieces()):
-            piece = values[index] if entry.layers else values
-            tensors[name] = np.ascontiguousarray(piece.T if key.transposed else piece)
-    unfinished = folder / f"{WEIGHTS}.unfinished"
-    save_file(tensors, unfinished, metadata={"format": "pt"})
-    unfinished.replace(folder / WEIGHTS)
+        path, shape = entry.key.path, entry.tensor.shape
+        if path not in flat or flat[path].shape != shape:
+            found = f"has shape {flat[path].shape}" if path in flat else "is missing"
+            raise ModelError(f"parameter {path} {found}: the architecture has it with shape {shape}")
+    host = {entry.key.path: np.asarray(jax.device_get(flat[entry.key.path])) for entry in wanted}
+    # Layer by layer, as models are run, so that a layer's tensors share a shard.
+    parts: dict[str, list[tuple[_Entry, int]]] = {}
+    for layer in range(config.layers):
+        for entry in wanted:
+            if layer < max(entry.layers, 1):
+                parts.setdefault(entry.key.name.format(layer=layer), []).append((entry, layer))
+    sizes = {
+        name: sum(e.slots(host[e.key.path])[layer].nbytes for e, layer in pieces)
+        for name, pieces in parts.items()
+    }
+    files = shards(sizes, shard_bytes)
+    for file, names in files.items():
+        tensors: dict[str, np.ndarray] = {}
+        for name in names:
+            for entry, layer in parts[name]:
+                values = host[entry.key.path]
+                if name not in tensors:
+                    tensors[name] = np.empty(entry.stored_shape, values.dtype)
+                entry.place(tensors[name])[...] = entry.slots(values)[layer]
+        write_file(folder / file, tensors)
+    finish_folder(folder, files, sum(sizes.values()))
 
 
 class _Entry(NamedTuple):
@@ -95,12 +111,47 @@ class _Entry(NamedTuple):
     layers: int
     """How many checkpoint tensors are stacked in it; 0 where it is one and not stacked."""
 
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """The shape of one of the checkpoint's tensors, which may hold other parameters too."""
+        shape = self.tensor.shape[1:] if self.layers else self.tensor.shape
+        shape = (*shape[:-1], shape[-1] * self.key.parts)
+        return shape[::-1] if self.key.transposed else shape
+
     def pieces(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """The checkpoint's names and shapes, in the order of the layers."""
-        shape = self.tensor.shape[1:] if self.layers else self.tensor.shape
-        shape = shape[::-1] if self.key.transposed else shape
         for layer in range(self.layers or 1):
-            yield self.key.name.format(layer=layer), shape
+            yield self.key.name.format(layer=layer), self.stored_shape
+
+    def slots(self, values: np.ndarray) -> np.ndarray:
+        """The parameter with its layers, or the one piece that it is, on the leading axis."""
+        return values if self.layers else values[None]
+
+    def place(self, stored: np.ndarray) -> np.ndarray:
+        """Where the parameter, one layer of it, stands in a checkpoint's tensor: a view of its own shape."""
+        stored = stored.T if self.key.transposed else stored
+        width = stored.shape[-1] // self.key.parts
+        return stored[..., self.key.part * width : (self.key.part + 1) * width]
+
+    def read(self, stored: Mapping[str, Stored], dtype: DTypeLike, sharding: Sharding | None) -> jax.Array:
+        """The parameter, on its devices."""
+
+        def part(index: Any) -> np.ndarray:
+            spans = [range(size)[piece] for size, piece in zip(self.tensor.shape, index, strict=True)]
+            layers = spans.pop(0) if self.layers else range(1)
+            offset = self.key.part * self.tensor.shape[-1]
+            slices = [slice(span.start, span.stop) for span in spans[:-1]]
+            slices.append(slice(offset + spans[-1].start, offset + spans[-1].stop))
+            values = np.empty((len(layers), *map(len, spans)), dtype)
+            for slot, layer in zip(values, layers, strict=True):
+                source = stored[self.key.name.format(layer=layer)].values
+                piece = source[tuple(slices[::-1] if self.key.transposed else slices)]
+                slot[...] = piece.T if self.key.transposed else piece
+            return values if self.layers else values[0]
+
+        if sharding is None:
+            return jnp.asarray(part((slice(None),) * len(self.tensor.shape)))
+        return jax.make_array_from_callback(self.tensor.shape, sharding, part)
 
 
 def _wanted(family: Family, config: DecoderConfig) -> Iterator[_Entry]:
@@ -110,68 +161,7 @@ def _wanted(family: Family, config: DecoderConfig) -> Iterator[_Entry]:
             yield _Entry(key, declared[key.path], config.layers if "{layer}" in key.name else 0)
 
 
-def _load(entry: _Entry, stored: Mapping[str, Stored], dtype: DTypeLike) -> jax.Array:
-    values = np.empty(entry.tensor.shape, jax.dtypes.canonicalize_dtype(dtype))
-    slots = values if entry.layers else values[None]
-    for slot, (name, _) in zip(slots, entry.pieces(), strict=True):
-        piece = stored[name].handle.get_tensor(name)
-        slot[...] = piece.T if entry.key.transposed else piece
-    return jnp.asarray(values)
-
-
-def _open(folder: Path, stack: contextlib.ExitStack) -> dict[str, Stored]:
-    """Every tensor of the folder by name; handles live as long as the stack."""
-    index = _index(folder)
-    stored: dict[str, Stored] = {}
-    for file in sorted({folder / shard for shard in index.values()}) if index else [folder / WEIGHTS]:
-        try:
-            handle = stack.enter_context(safe_open(file, "numpy"))
-            names = list(handle.keys())
-        except FileNotFoundError:
-            raise ModelError(f"{file}: missing shard, named in {INDEX}") from None
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{file}: truncated or no safetensors file ({error})") from None
-        for name in names:
-            part = handle.get_slice(name)
-            stored[name] = Stored(file, handle, tuple(part.get_shape()), part.get_dtype())
-    return stored
-
-
-def _index(folder: Path) -> dict[str, str]:
-    """Which shard holds which tensor; empty for a single file."""
-    path = folder / INDEX
-    if not path.is_file():
-        if not (folder / WEIGHTS).is_file():
-            raise ModelError(
-                f"{folder}: no weights: neither {WEIGHTS} nor {INDEX} (other formats are not read)"
-            )
-        return {}
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        shards = set(index.values())
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ModelError(f"{path}: no index of shards ({error!r})") from None
-    for shard in shards:
-        if not isinstance(shard, str) or Path(shard).name != shard:
-            raise ModelError(f"{path}: shard {shard!r} is no plain file name")
-    if not shards:
-        raise ModelError(f"{path}: names no shard")
-    return index
-
-
-def _check(
-    folder: Path, family: Family, stored: Mapping[str, Stored], wanted: Mapping[str, tuple[int, ...]]
-) -> None:
-    for name, shape in wanted.items():
-        if name not in stored:
-            raise ModelError(f"{folder}: missing tensor {name}")
-        found = stored[name]
-        if found.shape != shape:
-            raise ModelError(
-                f"{found.file}: tensor {name} has shape {found.shape}, the config makes it {shape}"
-            )
-        if found.dtype not in FLOATS:
-            raise ModelError(f"{found.file}: tensor {name} is stored as {found.dtype}: only floats are read")
-    for name, found in stored.items():
-        if name not in wanted and not any(fnmatch.fnmatchcase(name, pattern) for pattern in family.ignored):
-            raise ModelError(f"{found.file}: unknown extra tensor {name}")
+def _places(shardings: Any, wanted: list[_Entry]) -> Mapping[str, Sharding | None]:
+    if shardings is None or isinstance(shardings, Sharding):
+        return {entry.key.path: shardings for entry in wanted}
+    return flatten_dict(shardings, sep="/")

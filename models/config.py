@@ -4,10 +4,42 @@ import dataclasses
 
 from models.errors import ModelError
 
+KINDS = {"positions": ("rotary", "learned"), "norm": ("rms", "layer"), "mlp": ("gated", "plain")}
+"""What each switch between ways of building a layer may be."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """Stretches slow rotations so that a model reads rows longer than it was first trained on (Llama 3).
+
+    Raises:
+      ModelError: when the frequency factors do not enclose a range, or a value is not positive.
+    """
+
+    factor: float
+    """How many times longer the wavelength of a slow rotation becomes."""
+    low_frequency_factor: float
+    """Wavelengths above original_positions / this are stretched in full."""
+    high_frequency_factor: float
+    """Wavelengths below original_positions / this stay as they are; between the two, the stretch fades in."""
+    original_positions: int
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if not getattr(self, field.name) > 0:
+                raise ModelError(
+                    f"rope scaling: {field.name} must be positive, not {getattr(self, field.name)}"
+                )
+        if not self.low_frequency_factor < self.high_frequency_factor:
+            raise ModelError(
+                f"rope scaling: low_frequency_factor {self.low_frequency_factor} must be below "
+                f"high_frequency_factor {self.high_frequency_factor}"
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-    """Architecture of a pre-norm decoder with rotary positions, RMS norms and a gated MLP (Llama).
+    """Architecture of a pre-norm decoder; the defaults of its switches make a Llama.
 
     How a run executes it (attention path, remat, dtype) is chosen where it is called, so that one description
     serves them all. Hashable: pass it to `jax.jit` as a static argument.
@@ -31,9 +63,23 @@ class DecoderConfig:
     norm_epsilon: float = 1e-5
     tied_embeddings: bool = True
     attention_bias: bool = False
+    """Biases of the maps to queries, keys and values."""
+    output_bias: bool = False
+    """A bias of the map from attention back into the residual stream."""
     mlp_bias: bool = False
     init_std: float = 0.02
     """Standard deviation of fresh embeddings."""
+    rope_scaling: RopeScaling | None = None
+    window: int | None = None
+    """How many of the last tokens of its segment a token sees, itself included; None for all of them."""
+    qk_norm: bool = False
+    """RMS norms of each head's queries and keys, before they are turned (Qwen 3)."""
+    positions: str = "rotary"
+    """"rotary", or "learned": a table added to the embeddings (GPT-2)."""
+    norm: str = "rms"
+    """"rms", or "layer": mean removed, with a bias (GPT-2)."""
+    mlp: str = "gated"
+    """"gated": down(silu(gate) * up), or "plain": down(gelu(up)) (GPT-2)."""
 
     def __post_init__(self) -> None:
         if self.head_dim == 0 and self.heads > 0:
@@ -59,5 +105,10 @@ class DecoderConfig:
                 raise ModelError(f"{name} must be positive, not {getattr(self, name)}")
         if self.heads % self.kv_heads:
             raise ModelError(f"heads {self.heads} must be a multiple of kv_heads {self.kv_heads}")
-        if self.head_dim % 2:
+        if self.window is not None and self.window < 1:
+            raise ModelError(f"window must be positive, not {self.window}: None stands for no window")
+        for name, known in KINDS.items():
+            if getattr(self, name) not in known:
+                raise ModelError(f"unknown {name} {getattr(self, name)!r}: choose one of {', '.join(known)}")
+        if self.positions == "rotary" and self.head_dim % 2:
             raise ModelError(f"head_dim must be even for rotary positions, not {self.head_dim}")

@@ -1,22 +1,22 @@
-"""The decoder: declaration, hidden states, logits and token scores, as pure functions of nested dicts."""
+"""The decoder: declaration, hidden states and logits, as pure functions of nested dicts."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.nn import initializers
-from jaxtyping import Array, Bool, DTypeLike, Float, Int, PRNGKeyArray
+from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
 
-from models.attention import Keys, Queries, self_attention
+from models.attention import self_attention
+from models.block import Stream, block, declare_block, declare_norm, normalise
 from models.config import DecoderConfig
 from models.errors import ModelError
-from models.layers import declare_gated_mlp, declare_linear, declare_rms_norm, gated_mlp, linear, rms_norm
+from models.layers import declare_linear
 from models.parameters import Declaration, Params, Tensor, initial_values, stacked
 from models.precision import accumulation_dtype
-from models.rope import Rotation, rotate, rotation, segment_positions
+from models.rope import Rotation, rotation, segment_positions
 
 REMAT: dict[str, Callable[[Callable], Callable]] = {
     "none": lambda layer: layer,
@@ -31,48 +31,20 @@ The scan already keeps XLA from merging the recomputation into the forward pass,
 """
 
 Tokens = Int[Array | np.ndarray, "sequences positions"]
-Stream = Float[Array, "sequences positions width"]
-
-
-class TokenScores(NamedTuple):
-    """How well each token was predicted from the tokens before it in its segment; see `token_scores`."""
-
-    loss: Float[Array, "sequences positions"]
-    correct: Bool[Array, "sequences positions"]
 
 
 def declare(config: DecoderConfig) -> Declaration:
-    """Declares every tensor of the decoder, layers stacked on a leading axis.
-
-    Fresh kernels have variance 1 / inputs; the two maps of a layer back into the residual stream are smaller
-    by sqrt(2 layers), so that the stream's variance does not grow with depth (Radford et al., GPT-2, 2019).
-    """
-    heads, kv_heads = config.heads * config.head_dim, config.kv_heads * config.head_dim
-    shrink = (2 * config.layers) ** -0.5
-    attention = {
-        "query": declare_linear(config.width, heads, ("width", "heads"), bias=config.attention_bias),
-        "key": declare_linear(config.width, kv_heads, ("width", "kv_heads"), bias=config.attention_bias),
-        "value": declare_linear(config.width, kv_heads, ("width", "kv_heads"), bias=config.attention_bias),
-        "output": declare_linear(
-            heads, config.width, ("heads", "width"), bias=config.attention_bias, std=shrink * heads**-0.5
-        ),
+    """Declares every tensor of the decoder, layers stacked on a leading axis."""
+    tables = initializers.normal(config.init_std)
+    tensors: Declaration = {
+        "embedding": {"table": Tensor((config.vocab_size, config.width), ("vocab", "width"), tables)},
+        "layers": stacked(declare_block(config), config.layers),
+        "final_norm": declare_norm(config),
     }
-    layer = {
-        "attention_norm": declare_rms_norm(config.width),
-        "attention": attention,
-        "mlp_norm": declare_rms_norm(config.width),
-        "mlp": declare_gated_mlp(
-            config.width, config.mlp_width, bias=config.mlp_bias, output_std=shrink * config.mlp_width**-0.5
-        ),
-    }
-    embedding = Tensor(
-        (config.vocab_size, config.width), ("vocab", "width"), initializers.normal(config.init_std)
-    )
-    tensors = {
-        "embedding": {"table": embedding},
-        "layers": stacked(layer, config.layers),
-        "final_norm": declare_rms_norm(config.width),
-    }
+    if config.positions == "learned":
+        tensors["positions"] = {
+            "table": Tensor((config.max_positions, config.width), ("positions", "width"), tables)
+        }
     if not config.tied_embeddings:
         tensors["unembedding"] = declare_linear(config.width, config.vocab_size, ("width", "vocab"))
     return tensors
@@ -112,15 +84,16 @@ def hidden(
     if remat not in REMAT:
         raise ModelError(f"unknown remat {remat!r}: choose one of {', '.join(sorted(REMAT))}")
     tokens, segments = jnp.asarray(tokens), jnp.asarray(segments)
-    turn = rotation(segment_positions(segments), config.head_dim, config.rope_theta)
-    attend = self_attention(attention, segments)
+    positions = segment_positions(segments)
+    turn = turns(positions, config)
+    attend = self_attention(attention, segments, config.window)
 
     def layer(x: Stream, weights: Params) -> tuple[Stream, None]:
         return block(weights, x, turn, config, lambda *qkv: (attend(*qkv), None))
 
-    x = embed(params, tokens)
+    x = embed(params, tokens, positions)
     x, _ = jax.lax.scan(REMAT[remat](layer), x, params["layers"])
-    return rms_norm(params["final_norm"], x, config.norm_epsilon)
+    return normalise(params["final_norm"], x, config)
 
 
 def logits(
@@ -136,77 +109,25 @@ def logits(
     return unembed(params, hidden(params, tokens, segments, config, attention=attention, remat=remat))
 
 
-def token_scores(
-    params: Params,
-    batch: Mapping[str, Array | np.ndarray],
-    config: DecoderConfig,
-    *,
-    attention: str = "exact",
-    remat: str = "dots",
-) -> TokenScores:
-    """How well each token is predicted from the tokens before it in its segment.
+def turns(positions: Int[Array, "sequences positions"], config: DecoderConfig) -> Rotation | None:
+    """Rotary angles of tokens at these positions of their rows; None where positions are learned."""
+    if config.positions == "learned":
+        return None
+    return rotation(positions, config.head_dim, config.rope_theta, config.rope_scaling)
 
-    loss[s, t] = -log p(tokens[s, t] | tokens[s, <t]), in float32; correct[s, t]: the token is p's argmax.
-    The first token of a segment is predicted from nothing: its loss is 0 and it is not correct. Which tokens
-    count is the caller's business: nothing is masked here.
 
-    Args:
-      params: as `declare` describes them.
-      batch: holds `tokens` and `segments`; other entries are ignored.
-      config: the architecture (static).
-      attention: as in `hidden`.
-      remat: as in `hidden`.
+def embed(params: Params, tokens: Tokens, positions: Tokens) -> Stream:
+    """The residual stream's start: one embedding a token, and one a position where they are learned.
 
-    Returns:
-      TokenScores, aligned with `tokens`; `correct` costs nothing under jit where it is not used.
+    Positions beyond the table read its last entry: padding may stand there, rows may not.
     """
-    tokens, segments = jnp.asarray(batch["tokens"]), jnp.asarray(batch["segments"])
-    scores = logits(params, tokens, segments, config, attention=attention, remat=remat)
-    following = jnp.roll(tokens, -1, axis=1)
-    target = jnp.take_along_axis(scores, following[..., None], axis=-1)[..., 0]
-    loss = jax.nn.logsumexp(scores, axis=-1) - target
-    correct = jnp.argmax(scores, axis=-1) == following
-    predicted = segment_positions(segments) > 0
-    return TokenScores(
-        jnp.where(predicted, jnp.roll(loss, 1, axis=1), 0.0), predicted & jnp.roll(correct, 1, axis=1)
-    )
-
-
-def embed(params: Params, tokens: Tokens) -> Stream:
-    """The residual stream's start: one embedding a token."""
-    return params["embedding"]["table"][tokens]
+    x = params["embedding"]["table"][tokens]
+    return x + params["positions"]["table"].at[positions].get(mode="clip") if "positions" in params else x
 
 
 def unembed(params: Params, x: Stream) -> Float[Array, "sequences positions vocab"]:
     """Float32 logits from final hidden states, through the embedding itself where it is tied."""
-    kernel = params["unembedding"]["kernel"] if "unembedding" in params else params["embedding"]["table"].T
-    return jnp.matmul(x, kernel, preferred_element_type=accumulation_dtype(x.dtype))
-
-
-def block(
-    params: Params,
-    x: Stream,
-    turn: Rotation,
-    config: DecoderConfig,
-    attend: Callable[[Queries, Keys, Keys], tuple[Queries, Any]],
-) -> tuple[Stream, Any]:
-    """One layer: x + attention(norm(x)), then x + mlp(norm(x)).
-
-    Args:
-      params: one layer's tensors.
-      x: the residual stream.
-      turn: rotary angles of each token.
-      config: the architecture.
-      attend: mixes values, and returns beside them what is to be carried out of the layer (a cache).
-
-    Returns:
-      The stream, and what `attend` carried out.
-    """
-    batch, weights = x.shape[:2], params["attention"]
-    y = rms_norm(params["attention_norm"], x, config.norm_epsilon)
-    query = linear(weights["query"], y).reshape(*batch, config.heads, config.head_dim)
-    key = linear(weights["key"], y).reshape(*batch, config.kv_heads, config.head_dim)
-    value = linear(weights["value"], y).reshape(*batch, config.kv_heads, config.head_dim)
-    mixed, carried = attend(rotate(query, turn), rotate(key, turn), value)
-    x = x + linear(weights["output"], mixed.reshape(*batch, config.heads * config.head_dim))
-    return x + gated_mlp(params["mlp"], rms_norm(params["mlp_norm"], x, config.norm_epsilon)), carried
+    dtype = accumulation_dtype(x.dtype)
+    if "unembedding" in params:
+        return jnp.matmul(x, params["unembedding"]["kernel"], preferred_element_type=dtype)
+    return jnp.einsum("spd,vd->spv", x, params["embedding"]["table"], preferred_element_type=dtype)

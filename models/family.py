@@ -5,10 +5,10 @@ checkpoint holds which parameter. Reading and writing follow the same tables, so
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, get_args
 
-from models.config import DecoderConfig
+from models.config import DecoderConfig, RopeScaling
 from models.errors import ModelError
 
 REQUIRED = object()
@@ -16,6 +16,13 @@ REQUIRED = object()
 
 _FIELD_TYPES: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(DecoderConfig)}
 _TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false"}
+# Field of RopeScaling and its key, which is the same in both spellings of the rotary settings.
+_ROPE_KEYS = {
+    "factor": "factor",
+    "low_frequency_factor": "low_freq_factor",
+    "high_frequency_factor": "high_freq_factor",
+    "original_positions": "original_max_position_embeddings",
+}
 
 
 class Setting(NamedTuple):
@@ -27,11 +34,17 @@ class Setting(NamedTuple):
 
 
 class TensorName(NamedTuple):
-    """One parameter, by its path joined with "/", and its name in checkpoints ({layer} where stacked)."""
+    """One parameter, by its path joined with "/", and its name in checkpoints ({layer} where stacked).
+
+    Where a checkpoint keeps several parameters in one tensor, each is one of `parts` equal pieces of the last
+    axis, as it stands after transposing.
+    """
 
     path: str
     name: str
     transposed: bool = False
+    part: int = 0
+    parts: int = 1
 
 
 class Family(NamedTuple):
@@ -42,9 +55,13 @@ class Family(NamedTuple):
     settings: tuple[Setting, ...]
     fixed: Mapping[str, Any]
     """Keys that may be absent but must hold this value where they stand: what the decoder does not vary."""
+    constants: Mapping[str, Any]
+    """Fields of `DecoderConfig` that the family fixes without saying so in `config.json`."""
     tensors: tuple[TensorName, ...]
     ignored: tuple[str, ...]
     """Patterns of tensor names that checkpoints may carry without meaning."""
+    prefix: str = ""
+    """What the names of some checkpoints lack: those that were written without the head."""
 
 
 def linear_names(path: str, name: str) -> tuple[TensorName, TensorName]:
@@ -65,16 +82,22 @@ def config_from_raw(family: Family, raw: Mapping[str, Any]) -> DecoderConfig:
             raise ModelError(
                 f"{key} {raw[key]!r} is not supported: {family.model_type} models here have {value!r}"
             )
-    flat = {**raw, "rope_theta": _rope_theta(raw)}
-    fields: dict[str, Any] = {}
+    if set(raw.get("layer_types") or ()) - {"full_attention"}:
+        raise ModelError(f"layer_types {raw['layer_types']!r} is not supported: only full_attention is")
+    flat = dict(raw)
+    flat["rope_theta"], flat["rope_scaling"] = _rope(raw)
+    fields = dict(family.constants)
     for setting in family.settings:
         value = flat.get(setting.key)
         if value is None and setting.default is REQUIRED:
             raise ModelError(f"no {setting.key}, which every {family.model_type} model states")
-        value = setting.default if value is None else value
-        if value is not None:
+        # An explicit null means something where None is a value of the field, and is an absent key elsewhere.
+        if value is None and not (setting.key in raw and _optional(setting)):
+            value = setting.default
+        if value is not None or _optional(setting):
             fields[setting.field] = _typed(setting, value)
     fields.setdefault("kv_heads", fields["heads"])
+    fields.setdefault("mlp_width", 4 * fields["width"])
     return DecoderConfig(**fields)
 
 
@@ -90,43 +113,91 @@ def raw_from_config(
 
     Returns:
       What to write as JSON.
+
+    Raises:
+      ModelError: for an architecture that the family does not have.
     """
     wanted = {setting.key: getattr(config, setting.field) for setting in family.settings}
+    if config.rope_scaling is not None and "rope_scaling" in wanted:
+        scaling = {key: getattr(config.rope_scaling, field) for field, key in _ROPE_KEYS.items()}
+        wanted["rope_scaling"] = {"rope_type": "llama3", **scaling}
     if source is None:
-        return {
-            "architectures": [family.architecture],
-            "model_type": family.model_type,
-            **family.fixed,
-            **wanted,
-        }
+        raw = {"architectures": [family.architecture], "model_type": family.model_type}
+        raw |= {**family.fixed, **wanted}
+    else:
+        raw = _changed(family, config, source, wanted)
+    described = config_from_raw(family, raw)
+    for field in dataclasses.fields(config):
+        stated, possible = getattr(config, field.name), getattr(described, field.name)
+        if stated != possible:
+            raise ModelError(
+                f"{field.name} {stated!r} cannot be written: a {family.model_type} model like this has {possible!r}"
+            )
+    return raw
+
+
+def family_of(families: Iterable[Family], config: DecoderConfig) -> Family:
+    """The first family that can hold the architecture.
+
+    Raises:
+      ModelError: when none can.
+    """
+    reasons = []
+    for family in families:
+        try:
+            raw_from_config(family, config)
+        except ModelError as error:
+            reasons.append(f"{family.model_type}: {error}")
+        else:
+            return family
+    raise ModelError(f"no family of checkpoints holds this architecture ({'; '.join(reasons)})")
+
+
+def _changed(
+    family: Family, config: DecoderConfig, source: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> dict[str, Any]:
     stated = config_from_raw(family, source)
     raw = dict(source)
     for setting in family.settings:
         if getattr(stated, setting.field) == getattr(config, setting.field):
             continue
-        if setting.key == "rope_theta" and "rope_parameters" in raw:
-            raw["rope_parameters"] = {**raw["rope_parameters"], "rope_theta": wanted["rope_theta"]}
+        if setting.key in ("rope_theta", "rope_scaling") and "rope_parameters" in raw:
+            scaling = wanted["rope_scaling"] or {"rope_type": "default"}
+            raw["rope_parameters"] = {"rope_theta": wanted["rope_theta"], **scaling}
         else:
             raw[setting.key] = wanted[setting.key]
+    if stated.layers != config.layers:
+        raw.pop("layer_types", None)
     return raw
 
 
-def _typed(setting: Setting, value: Any) -> int | float | bool:
+def _optional(setting: Setting) -> bool:
+    return type(None) in get_args(_FIELD_TYPES[setting.field])
+
+
+def _typed(setting: Setting, value: Any) -> Any:
     """The value in its field's type; JSON writes whole floats as integers and knows no other coercion."""
     wanted = _FIELD_TYPES[setting.field]
     if wanted is float and type(value) is int:
         return float(value)
-    if type(value) is not wanted:
-        raise ModelError(f"{setting.key} must be {_TYPE_NAMES[wanted]}, not {value!r}")
+    if type(value) not in (get_args(wanted) or (wanted,)):
+        name = " or ".join(_TYPE_NAMES.get(kind, "null") for kind in get_args(wanted) or (wanted,))
+        raise ModelError(f"{setting.key} must be {name}, not {value!r}")
     return value
 
 
-def _rope_theta(raw: Mapping[str, Any]) -> float | None:
-    """The rotary base, from `rope_theta` (before transformers 5) or from `rope_parameters` (since)."""
+def _rope(raw: Mapping[str, Any]) -> tuple[float | None, RopeScaling | None]:
+    """The rotary base and scaling, as transformers spells them before version 5 and since."""
     parameters = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
     if not isinstance(parameters, Mapping):
         raise ModelError(f"rope_parameters must be an object, not {parameters!r}")
     kind = parameters.get("rope_type", parameters.get("type", "default"))
-    if kind != "default":
-        raise ModelError(f"rope type {kind!r} is not supported: only 'default' is")
-    return parameters.get("rope_theta", raw.get("rope_theta"))
+    if kind not in ("default", "llama3"):
+        raise ModelError(f"rope type {kind!r} is not supported: only 'default' and 'llama3' are")
+    scaling = None
+    if kind == "llama3":
+        for key in _ROPE_KEYS.values():
+            if type(parameters.get(key)) not in (int, float):
+                raise ModelError(f"rope type 'llama3' needs a number as {key}, not {parameters.get(key)!r}")
+        scaling = RopeScaling(**{field: parameters[key] for field, key in _ROPE_KEYS.items()})
+    return parameters.get("rope_theta", raw.get("rope_theta")), scaling

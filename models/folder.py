@@ -7,17 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jaxtyping import DTypeLike
+from jax.sharding import Sharding
+from jaxtyping import DTypeLike, PyTree
 
-from models import llama
+from models import gpt2, llama, mistral, qwen
 from models.checkpoint import read_parameters, write_parameters
 from models.config import DecoderConfig
 from models.errors import ModelError
-from models.family import Family, config_from_raw, raw_from_config
+from models.family import Family, config_from_raw, family_of, raw_from_config
+from models.hub import local_folder
 from models.parameters import Params
+from models.stored import SHARD_BYTES
 
 CONFIG = "config.json"
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (llama.FAMILY,)}
+FAMILIES: dict[str, Family] = {
+    family.model_type: family
+    for family in (llama.FAMILY, mistral.FAMILY, qwen.QWEN2, qwen.QWEN3, gpt2.FAMILY)
+}
+"""By `model_type`. An architecture that several can hold is written as the first."""
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -34,7 +41,7 @@ def read_config(path: str | os.PathLike[str]) -> DecoderConfig:
     """Reads the architecture alone, for checks that should come before weights are read.
 
     Args:
-      path: a Hugging Face folder.
+      path: a Hugging Face folder, or "owner/name" on the hub.
 
     Returns:
       The architecture.
@@ -42,15 +49,22 @@ def read_config(path: str | os.PathLike[str]) -> DecoderConfig:
     Raises:
       ModelError: as `read_folder`, for the folder and its `config.json`.
     """
-    return _read_config(Path(path))[2]
+    return _read_config(local_folder(path, (CONFIG,)))[2]
 
 
-def read_folder(path: str | os.PathLike[str], dtype: DTypeLike | None = None) -> tuple[DecoderConfig, Params]:
+def read_folder(
+    path: str | os.PathLike[str],
+    dtype: DTypeLike | None = None,
+    shardings: PyTree[Sharding] | None = None,
+) -> tuple[DecoderConfig, Params]:
     """Reads a model.
 
     Args:
-      path: a Hugging Face folder: config.json and model.safetensors, or shards with their index.
+      path: a Hugging Face folder: config.json and model.safetensors, or shards with their index; or
+        "owner/name" on the hub.
       dtype: type of the parameters; by default the type in which they are stored.
+      shardings: where each parameter goes, as from `models.shardings`; a process reads only what its devices
+        hold. By default all goes to the default device.
 
     Returns:
       The architecture and the parameters.
@@ -58,8 +72,9 @@ def read_folder(path: str | os.PathLike[str], dtype: DTypeLike | None = None) ->
     Raises:
       ModelError: for anything that is absent, broken or unknown; one line that names the file and the tensor.
     """
-    _, family, config = _read_config(Path(path))
-    return config, read_parameters(Path(path), family, config, dtype)
+    folder = local_folder(path)
+    _, family, config = _read_config(folder)
+    return config, read_parameters(folder, family, config, dtype, shardings)
 
 
 def write_folder(
@@ -69,6 +84,7 @@ def write_folder(
     *,
     source: str | os.PathLike[str] | None = None,
     tokenizer: Any = None,
+    shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Writes a folder that transformers loads.
 
@@ -76,35 +92,36 @@ def write_folder(
       path: where to; made where it is absent, its files of the same names replaced.
       config: the architecture.
       params: the parameters, in the type in which they are to be stored.
-      source: the folder that the model was read from: its config.json is copied and only what differs is
+      source: the folder or hub name that the model was read from: its config.json is copied and only what differs is
         changed, and its generation_config.json and tokenizer files are copied.
       tokenizer: a tokenizer folder, whose files are copied, or a transformers tokenizer, which saves itself;
         by default the source's.
+      shard_bytes: weights larger than this are written as shards with an index.
 
     Raises:
       ModelError: where parameters and architecture disagree, or a folder that is named is not there.
     """
     target = Path(path)
-    raw, family = None, llama.FAMILY
-    if source is not None:
-        raw, family, _ = _read_config(Path(source))
+    if source is None:
+        raw, family = None, family_of(FAMILIES.values(), config)
+    else:
+        source = local_folder(source)
+        raw, family, _ = _read_config(source)
     text = raw_from_config(family, config, raw)
     text["torch_dtype" if "torch_dtype" in text else "dtype"] = str(jax.tree.leaves(params)[0].dtype)
     target.mkdir(parents=True, exist_ok=True)
-    write_parameters(target, family, config, params)
+    write_parameters(target, family, config, params, shard_bytes)
     if source is not None:
-        _copy(Path(source), target, ("generation_config.json",))
+        _copy(source, target, ("generation_config.json",))
     if tokenizer is not None:
         text |= _special_tokens(_write_tokenizer(tokenizer, target))
     elif source is not None:
-        _copy(Path(source), target, TOKENIZER_FILES)
+        _copy(source, target, TOKENIZER_FILES)
     (target / CONFIG).write_text(json.dumps(text, indent=2) + "\n", encoding="utf-8")
 
 
 def _read_config(folder: Path) -> tuple[dict[str, Any], Family, DecoderConfig]:
     path = folder / CONFIG
-    if not folder.is_dir():
-        raise ModelError(f"{folder}: no such model folder")
     if not path.is_file():
         raise ModelError(f"{folder}: no {CONFIG}: not a Hugging Face model folder")
     try:

@@ -46,12 +46,12 @@ def initial_values(
 
 def abstract_values(declaration: Declaration, dtype: DTypeLike = jnp.float32) -> PyTree[jax.ShapeDtypeStruct]:
     """Shapes and types without memory, for planning and lowering."""
-    return _map(lambda tensor: jax.ShapeDtypeStruct(tensor.shape, jnp.dtype(dtype)), declaration)
+    return map_tensors(lambda tensor: jax.ShapeDtypeStruct(tensor.shape, jnp.dtype(dtype)), declaration)
 
 
 def logical_axes(declaration: Declaration) -> PyTree:
     """The tuple of logical axis names of every parameter, in the same nesting (tuples are the leaves)."""
-    return _map(lambda tensor: tensor.axes, declaration)
+    return map_tensors(lambda tensor: tensor.axes, declaration)
 
 
 def stacked(declaration: Declaration, layers: int) -> Declaration:
@@ -60,10 +60,11 @@ def stacked(declaration: Declaration, layers: int) -> Declaration:
     def stack(tensor: Tensor) -> Tensor:
         return Tensor((layers, *tensor.shape), ("layers", *tensor.axes), tensor.initializer)
 
-    return _map(stack, declaration)
+    return map_tensors(stack, declaration)
 
 
-def _map(function: Callable[[Tensor], Any], declaration: Declaration) -> Any:
+def map_tensors(function: Callable[[Tensor], Any], declaration: Declaration) -> Any:
+    """Whatever the function makes of each declared tensor, in the same nesting."""
     return jax.tree.map(function, declaration, is_leaf=_is_tensor)
 
 

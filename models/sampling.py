@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from models.attention import Keys, Queries, masked_attention, self_attention
+from models.block import block, normalise
 from models.config import DecoderConfig
-from models.decoder import Tokens, block, embed, unembed
+from models.decoder import Tokens, embed, turns, unembed
 from models.errors import ModelError
-from models.layers import rms_norm
 from models.parameters import Params
-from models.rope import rotation, segment_positions
+from models.rope import segment_positions
 
 
 class Continuation(NamedTuple):
@@ -134,15 +134,16 @@ def prefill(
     Returns:
       The scores of each next token, and a cache of `slots` positions with the prompts in its first ones.
     """
-    turn = rotation(segment_positions(segments), config.head_dim, config.rope_theta)
-    attend = self_attention(attention, segments)
+    positions = segment_positions(segments)
+    turn = turns(positions, config)
+    attend = self_attention(attention, segments, config.window)
 
     def layer(x: Array, weights: Params) -> tuple[Array, tuple[Keys, Keys]]:
         return block(
             weights, x, turn, config, lambda query, key, value: (attend(query, key, value), (key, value))
         )
 
-    x, (keys, values) = jax.lax.scan(layer, embed(params, tokens), params["layers"])
+    x, (keys, values) = jax.lax.scan(layer, embed(params, tokens, positions), params["layers"])
     room = ((0, 0), (0, 0), (0, slots - tokens.shape[1]), (0, 0), (0, 0))
     return _next_scores(params, x, config), Cache(jnp.pad(keys, room), jnp.pad(values, room))
 
@@ -161,7 +162,7 @@ def decode(
     Args:
       params: the model.
       token: the tokens.
-      position: each one's position in its row, for the rotation.
+      position: each one's position in its row.
       slot: where in the cache all of them are written.
       first: the slot at which each row begins; slots before it are padding.
       cache: what was read so far.
@@ -170,10 +171,12 @@ def decode(
     Returns:
       The scores of each next token, and the cache with the new keys and values.
     """
-    turn = rotation(position[:, None], config.head_dim, config.rope_theta)
+    turn = turns(position[:, None], config)
     index = jnp.arange(cache.keys.shape[2])
     # A row without a prompt sees its own slot at least.
     visible = (index >= jnp.minimum(first, slot)[:, None]) & (index <= slot)
+    if config.window is not None:
+        visible &= index > slot - config.window
 
     def layer(carry: tuple[Array, Cache], inputs: tuple[Params, Array]) -> tuple[tuple[Array, Cache], None]:
         (x, cache), (weights, number) = carry, inputs
@@ -190,12 +193,12 @@ def decode(
 
     # Carried, not scanned over: XLA then writes one slot in place instead of copying the cache every step.
     inputs = (params["layers"], jnp.arange(config.layers, dtype=jnp.int32))
-    (x, cache), _ = jax.lax.scan(layer, (embed(params, token[:, None]), cache), inputs)
+    (x, cache), _ = jax.lax.scan(layer, (embed(params, token[:, None], position[:, None]), cache), inputs)
     return _next_scores(params, x, config), cache
 
 
 def _next_scores(params: Params, x: Array, config: DecoderConfig) -> Float[Array, "sequences vocab"]:
-    return unembed(params, rms_norm(params["final_norm"], x[:, -1:], config.norm_epsilon))[:, 0]
+    return unembed(params, normalise(params["final_norm"], x[:, -1:], config))[:, 0]
 
 
 def _right_aligned(

@@ -1,10 +1,11 @@
-"""Rows with ids, templates, tokenising, order; the embedded corpus."""
+"""Rows with ids, templates, tokenising, packing, order; the embedded corpus."""
 
 from bilevel.data.checks import Overlap, check_overlap, check_rejected
 from bilevel.data.corpus import Corpus, Shares, make_corpus
 from bilevel.data.encode import EncodedRows, Encoding, Truncated, encode_rows
 from bilevel.data.files import ReadRows, read_rows, write_rejected, write_rows
 from bilevel.data.order import RowOrder
+from bilevel.data.packing import PackedRows, first_fit_decreasing, pack_rows
 from bilevel.data.rows import LABELS, Rejected, Row
 from bilevel.data.templates import ALPACA, PLAIN, TEMPLATES, Template, get_template
 from bilevel.data.tokenizer import Tokenizer, check_vocabulary, load_tokenizer, train_tokenizer
@@ -18,6 +19,7 @@ __all__ = [
     "EncodedRows",
     "Encoding",
     "Overlap",
+    "PackedRows",
     "ReadRows",
     "Rejected",
     "Row",
@@ -30,9 +32,11 @@ __all__ = [
     "check_rejected",
     "check_vocabulary",
     "encode_rows",
+    "first_fit_decreasing",
     "get_template",
     "load_tokenizer",
     "make_corpus",
+    "pack_rows",
     "read_rows",
     "train_tokenizer",
     "write_rejected",

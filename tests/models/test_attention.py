@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from models.attention import causal_mask, masked_attention, self_attention, softmax
+from models.config import RopeScaling
 from models.errors import ModelError
 from models.rope import rotate, rotation, segment_positions
 
@@ -17,6 +18,12 @@ def test_mask_is_causal_within_a_segment_and_never_empty() -> None:
     mask = causal_mask(jnp.array([[1, 1, 2, 0]]))
     expected = [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
     np.testing.assert_array_equal(mask[0], np.array(expected, bool))
+
+
+def test_windows_count_the_token_itself() -> None:
+    mask = causal_mask(jnp.array([[1, 1, 1, 1, 2, 2]]), 2)
+    np.testing.assert_array_equal(np.sum(mask[0], axis=1), [1, 2, 2, 2, 1, 2])
+    assert np.all(np.diagonal(mask[0]))
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
@@ -81,6 +88,26 @@ def test_rotated_products_depend_on_the_distance_alone() -> None:
     np.testing.assert_allclose(product(5, 5), jnp.vdot(query, key), rtol=1e-5)
 
 
+def test_scaling_stretches_slow_rotations_alone() -> None:
+    scaling = RopeScaling(
+        factor=8.0, low_frequency_factor=1.0, high_frequency_factor=4.0, original_positions=64
+    )
+    plain, stretched = (
+        # Angles at position 1 are the frequencies themselves, all below pi.
+        np.arctan2(turn.sine, turn.cosine)[0, 0]
+        for turn in (rotation(jnp.array([[1]]), 32, 1e4, with_) for with_ in (None, scaling))
+    )
+    turns = 64 * plain / (2 * np.pi)
+    fast, slow = turns > 4, turns < 1
+    assert np.any(fast)
+    assert np.any(slow)
+    np.testing.assert_allclose(stretched[fast], plain[fast], rtol=1e-5)
+    np.testing.assert_allclose(stretched[slow], plain[slow] / 8, rtol=1e-5)
+    between = ~fast & ~slow
+    assert np.any(between)
+    assert np.all((plain / 8 < stretched)[between] & (stretched < plain)[between])
+
+
 def test_unknown_attention_names_the_known() -> None:
-    with pytest.raises(ModelError, match="unknown attention 'flashy': choose one of exact"):
+    with pytest.raises(ModelError, match="unknown attention 'flashy': choose one of blockwise, exact, fused"):
         self_attention("flashy", jnp.ones((1, 2), jnp.int32))

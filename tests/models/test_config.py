@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from models import DecoderConfig, ModelError
+from models import DecoderConfig, ModelError, RopeScaling
 
 CONFIG = DecoderConfig(vocab_size=11, width=12, layers=2, heads=4, kv_heads=2, mlp_width=10, head_dim=4)
 
@@ -28,8 +28,28 @@ def test_configs_are_hashable_and_compare_by_value() -> None:
         ({"rope_theta": 0.0}, "rope_theta must be positive"),
         ({"norm_epsilon": float("nan")}, "norm_epsilon must be positive"),
         ({"max_positions": 0}, "max_positions must be positive"),
+        ({"window": 0}, "window must be positive, not 0: None stands for no window"),
+        ({"positions": "absolute"}, "unknown positions 'absolute': choose one of rotary, learned"),
+        ({"norm": "batch"}, "unknown norm 'batch': choose one of rms, layer"),
+        ({"mlp": "wide"}, "unknown mlp 'wide': choose one of gated, plain"),
     ],
 )
 def test_impossible_sizes_are_refused(change: dict, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         dataclasses.replace(CONFIG, **change)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ((0.0, 1.0, 4.0, 8), "rope scaling: factor must be positive, not 0.0"),
+        ((2.0, 4.0, 4.0, 8), "low_frequency_factor 4.0 must be below high_frequency_factor 4.0"),
+    ],
+)
+def test_impossible_scalings_are_refused(values: tuple, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        RopeScaling(*values)
+
+
+def test_learned_positions_ask_nothing_of_the_heads() -> None:
+    assert dataclasses.replace(CONFIG, head_dim=3, positions="learned").head_dim == 3

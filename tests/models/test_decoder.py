@@ -11,7 +11,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import models
 from models import DecoderConfig, ModelError
 from models.attention import self_attention
-from models.decoder import block, embed
+from models.block import block
+from models.decoder import embed
 from models.layers import rms_norm
 from models.rope import rotation, segment_positions
 
@@ -44,6 +45,15 @@ def gradient_and_curvature(remat: str) -> tuple[dict, dict]:
 scores_of = jax.jit(lambda batch: models.token_scores(PARAMS, batch, CONFIG))
 logits_of = jax.jit(lambda batch: models.logits(PARAMS, batch["tokens"], batch["segments"], CONFIG))
 row_gradient = jax.jit(jax.grad(row_loss))
+
+
+def test_windows_end_where_they_say() -> None:
+    config = dataclasses.replace(CONFIG, layers=1, window=3)
+    params = models.init(config, jax.random.key(0))
+    changed = TOKENS.at[0, 2].add(1) % CONFIG.vocab_size
+    before, after = (models.logits(params, t[:1], SEGMENTS[:1], config)[0] for t in (TOKENS, changed))
+    moved = np.any(np.abs(before - after) > 1e-6, axis=-1)
+    np.testing.assert_array_equal(moved, [position in (2, 3, 4) for position in range(9)])
 
 
 def test_later_tokens_change_nothing_before_them() -> None:
@@ -96,7 +106,7 @@ def test_scanned_layers_equal_a_loop() -> None:
     def looped() -> jax.Array:
         turn = rotation(segment_positions(SEGMENTS), CONFIG.head_dim, CONFIG.rope_theta)
         attend = self_attention("exact", SEGMENTS)
-        x = embed(PARAMS, TOKENS)
+        x = embed(PARAMS, TOKENS, segment_positions(SEGMENTS))
         for number in range(CONFIG.layers):
             weights = jax.tree.map(lambda leaf: leaf[number], PARAMS["layers"])  # noqa: B023
             x, _ = block(weights, x, turn, CONFIG, lambda *qkv: (attend(*qkv), None))
@@ -144,11 +154,18 @@ def test_nothing_is_nan_where_rows_are_padding() -> None:
     chex.assert_tree_all_finite(gradient_and_curvature("dots"))
 
 
-@pytest.mark.parametrize(("kv_heads", "tied"), [(1, True), (2, False), (4, True)])
-def test_every_parameter_has_a_gradient(kv_heads: int, tied: bool) -> None:
-    config = dataclasses.replace(
-        CONFIG, kv_heads=kv_heads, tied_embeddings=tied, attention_bias=True, mlp_bias=True
-    )
+BIASES = {"attention_bias": True, "output_bias": True, "mlp_bias": True}
+ARCHITECTURES = {
+    "llama with biases": BIASES | {"kv_heads": 1, "tied_embeddings": False},
+    "mistral": {"window": 3},
+    "qwen 3": {"qk_norm": True},
+    "gpt-2": BIASES | {"positions": "learned", "norm": "layer", "mlp": "plain", "max_positions": 9},
+}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_parameter_has_a_gradient(name: str) -> None:
+    config = dataclasses.replace(CONFIG, **ARCHITECTURES[name])
     gradient = jax.jit(jax.grad(lambda params: jnp.sum(models.token_scores(params, BATCH, config).loss)))
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient(models.init(config, jax.random.key(0)))):
         assert np.max(np.abs(leaf)) > 0, jax.tree_util.keystr(path)

@@ -1,6 +1,5 @@
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import chex
@@ -8,21 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from safetensors.numpy import load_file
 
 import models
-from models import DecoderConfig, ModelError
-from models.checkpoint import INDEX, WEIGHTS
+from models import ModelError, RopeScaling
 from models.folder import CONFIG
-
-TIED = DecoderConfig(vocab_size=13, width=8, layers=2, heads=4, kv_heads=2, mlp_width=6, norm_epsilon=1e-6)
-UNTIED = dataclasses.replace(
-    TIED, tied_embeddings=False, attention_bias=True, mlp_bias=True, kv_heads=1, head_dim=4, rope_theta=5e5
-)
-
-
-def params_of(config: DecoderConfig) -> dict:
-    return models.init(config, jax.random.key(0))
+from models.stored import INDEX, WEIGHTS
+from tests.models.folders import FAMILIES, TIED, UNTIED, edit_config, edit_weights, params_of
 
 
 @pytest.fixture
@@ -31,36 +23,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def edit_config(folder: Path, **changes: object) -> None:
-    raw = json.loads((folder / CONFIG).read_text()) | changes
-    kept = {key: value for key, value in raw.items() if value is not ...}
-    (folder / CONFIG).write_text(json.dumps(kept))
-
-
-def edit_weights(folder: Path, change: Callable[[dict], object]) -> None:
-    tensors = load_file(folder / WEIGHTS)
-    change(tensors)
-    save_file(tensors, folder / WEIGHTS)
-
-
-def shard(folder: Path) -> None:
-    tensors = load_file(folder / WEIGHTS)
-    names = sorted(tensors)
-    weight_map = {}
-    for number, part in enumerate((names[:9], names[9:]), start=1):
-        file = f"model-0000{number}-of-00002.safetensors"
-        save_file({name: tensors[name] for name in part}, folder / file)
-        weight_map |= dict.fromkeys(part, file)
-    (folder / WEIGHTS).unlink()
-    (folder / INDEX).write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}))
-
-
-@pytest.mark.parametrize("config", [TIED, UNTIED])
-def test_round_trip_returns_the_same_model(config: DecoderConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", FAMILIES)
+def test_round_trip_returns_the_same_model(family: str, tmp_path: Path) -> None:
+    config = FAMILIES[family]
     params = params_of(config)
     models.write_folder(tmp_path, config, params)
     read_config, read_params = models.read_folder(tmp_path)
     assert read_config == config == models.read_config(tmp_path)
+    assert json.loads((tmp_path / CONFIG).read_text())["model_type"] == family
     chex.assert_trees_all_equal(read_params, params)
 
 
@@ -77,9 +47,83 @@ def test_tied_embeddings_are_written_once(tmp_path: Path) -> None:
     assert "lm_head.weight" not in load_file(tmp_path / WEIGHTS)
 
 
-def test_shards_are_read_as_one(folder: Path) -> None:
-    shard(folder)
-    chex.assert_trees_all_equal(models.read_folder(folder)[1], params_of(UNTIED))
+def test_shards_are_read_as_one_and_leave_nothing_of_the_model_before(folder: Path) -> None:
+    config, params = models.read_folder(folder)
+    whole = load_file(folder / WEIGHTS)
+    models.write_folder(folder, config, params, shard_bytes=900)
+    index = json.loads((folder / INDEX).read_text())
+    files = sorted(folder.glob("*.safetensors"))
+    assert len(files) > 4
+    assert set(index["weight_map"].values()) == {file.name for file in files}
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in whole.values())
+    for file in files:
+        tensors = load_file(file)
+        assert len(tensors) == 1 or sum(tensor.nbytes for tensor in tensors.values()) <= 900
+        assert all(index["weight_map"][name] == file.name for name in tensors)
+    chex.assert_trees_all_equal(models.read_folder(folder)[1], params)
+    # Shards of another number, then a single file: each replaces what was there.
+    for limit in (2000, 10**6):
+        doubled = jax.tree.map(lambda x: 2 * x, params)
+        models.write_folder(folder, config, doubled, shard_bytes=limit)
+        chex.assert_trees_all_equal(models.read_folder(folder)[1], doubled)
+    assert [file.name for file in folder.glob("model*")] == [WEIGHTS]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_parameters_are_read_to_where_they_belong(family: str, tmp_path: Path) -> None:
+    config = FAMILIES[family]
+    params = params_of(config)
+    models.write_folder(tmp_path, config, params, shard_bytes=2000)
+    mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    rules = {"width": "model", "heads": "data", "mlp": "data"}
+    places = models.shardings(config, mesh, rules)
+    _, read = models.read_folder(tmp_path, jnp.bfloat16, places)
+    chex.assert_trees_all_equal(read, jax.tree.map(lambda x: x.astype(jnp.bfloat16), params))
+    assert jax.tree.map(lambda x: x.sharding, read) == places
+    query = read["layers"]["attention"]["query"]["kernel"]
+    assert query.addressable_shards[0].data.shape == (2, 2, query.shape[2] // 2)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    _, copies = models.read_folder(tmp_path, shardings=everywhere)
+    assert copies["embedding"]["table"].sharding == everywhere
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ({"width": "model"}, "the mesh has no axis 'model' for width: it has data"),
+        ({"mlp": "data"}, "mlp 6 cannot be divided over 4 devices: leave it whole"),
+        ({"length": "data"}, "no parameter has an axis 'length': there are .*vocab, width"),
+    ],
+)
+def test_impossible_rules_are_refused(rules: dict, message: str) -> None:
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    with pytest.raises(ModelError, match=message):
+        models.shardings(TIED, mesh, rules)
+
+
+def test_names_on_the_hub_stand_for_their_snapshot(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def snapshot(name: str, allow_patterns: list[str]) -> str:
+        asked.append((name, allow_patterns))
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    assert models.read_config("owner/name") == UNTIED
+    chex.assert_trees_all_equal(models.read_folder("owner/name")[1], params_of(UNTIED))
+    assert [name for name, _ in asked] == ["owner/name"] * 2
+    assert asked[0][1] == [CONFIG]
+    assert not any(pattern.endswith((".bin", ".py", ".pt")) or pattern == "*" for pattern in asked[1][1])
+
+
+def test_without_a_network_the_hub_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        ModelError, match="owner/no-such-name: no such folder, and the hub gave no model"
+    ) as caught:
+        models.read_folder("owner/no-such-name")
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith("hf download owner/no-such-name")
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
@@ -121,6 +165,46 @@ def test_both_spellings_of_the_rotary_base_are_read_and_kept(folder: Path, spell
     models.write_folder(copy, dataclasses.replace(config, rope_theta=7.0), params, source=folder)
     assert models.read_config(copy).rope_theta == 7.0
     assert ("rope_theta" in json.loads((copy / CONFIG).read_text())) is (spelling["rope_theta"] is not ...)
+
+
+def test_llama_3_scaling_is_read_and_kept_in_both_spellings(folder: Path) -> None:
+    keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+    scaling = {"rope_type": "llama3"} | dict(zip(keys, (8, 1.0, 4.0, 512), strict=True))
+    expected = RopeScaling(8, 1.0, 4.0, 512)
+    for spelling in (
+        {"rope_theta": 9.0, "rope_scaling": scaling},
+        {"rope_theta": ..., "rope_scaling": ..., "rope_parameters": {"rope_theta": 9.0} | scaling},
+    ):
+        edit_config(folder, **spelling)
+        config, params = models.read_folder(folder)
+        assert (config.rope_theta, config.rope_scaling) == (9.0, expected)
+        copy = folder.parent / "copy"
+        for change in ({"rope_theta": 7.0}, {"rope_scaling": None}):
+            changed = dataclasses.replace(config, **change)
+            models.write_folder(copy, changed, params, source=folder)
+            assert models.read_config(copy) == changed
+            assert set(json.loads((copy / CONFIG).read_text())) == set(
+                json.loads((folder / CONFIG).read_text())
+            )
+
+
+def test_null_is_a_window_of_its_own_and_an_absent_number(tmp_path: Path) -> None:
+    models.write_folder(tmp_path, FAMILIES["mistral"], params_of(TIED))
+    edit_config(tmp_path, sliding_window=None, rms_norm_eps=None)
+    assert models.read_config(tmp_path) == dataclasses.replace(FAMILIES["mistral"], window=None)
+    edit_config(tmp_path, sliding_window=...)
+    assert models.read_config(tmp_path).window == 4096
+
+
+def test_architectures_that_no_checkpoint_holds_are_not_written(folder: Path) -> None:
+    config, params = models.read_folder(folder)
+    mixed = dataclasses.replace(config, window=4)
+    with pytest.raises(
+        ModelError, match=r"no family of checkpoints holds this architecture .*llama: window 4"
+    ):
+        models.write_folder(folder, mixed, params)
+    with pytest.raises(ModelError, match="window 4 cannot be written: a llama model like this has None"):
+        models.write_folder(folder, mixed, params, source=folder)
 
 
 def test_absent_settings_take_the_defaults_of_the_family(folder: Path) -> None:
@@ -176,123 +260,12 @@ def test_tokenizers_are_written_beside_the_model(given: str, tmp_path: Path) -> 
     assert AutoTokenizer.from_pretrained(tmp_path / "model").eos_token_id == 6
 
 
-def without(*names: str) -> Callable[[Path], object]:
-    return lambda folder: [(folder / name).unlink() for name in names]
-
-
-def cut(folder: Path) -> None:
-    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-5])
-
-
-def reshape(tensors: dict) -> None:
-    tensors["model.layers.1.mlp.up_proj.weight"] = np.zeros((8, 6), np.float32)
-
-
-def quantise(tensors: dict) -> None:
-    tensors["model.norm.weight"] = np.zeros(8, np.int8)
-
-
-def sharded_without_one(folder: Path) -> None:
-    shard(folder)
-    (folder / "model-00002-of-00002.safetensors").unlink()
-
-
-def pickled(folder: Path) -> None:
-    (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
-
-
-def leaving_index(folder: Path) -> None:
-    shard(folder)
-    (folder / INDEX).write_text(json.dumps({"weight_map": {"model.norm.weight": "../model.safetensors"}}))
-
-
-UP = "model.layers.1.mlp.up_proj.weight"
-BROKEN = {
-    "no config": (without(CONFIG), r"model: no config.json: not a Hugging Face model folder"),
-    "config no JSON": (lambda f: (f / CONFIG).write_text("{'a'"), r"config.json: no valid JSON \(.*line 1"),
-    "config no object": (lambda f: (f / CONFIG).write_text("[]"), r"config.json: must hold a JSON object"),
-    "unknown architecture": (
-        lambda f: edit_config(f, model_type="gpt_neox"),
-        r"config.json: unknown architecture 'gpt_neox': known are .*llama",
-    ),
-    "no architecture": (lambda f: edit_config(f, model_type=...), r"unknown architecture None"),
-    "missing setting": (lambda f: edit_config(f, hidden_size=...), r"config.json: no hidden_size"),
-    "text for a number": (
-        lambda f: edit_config(f, hidden_size="8"),
-        r"config.json: hidden_size must be a whole number, not '8'",
-    ),
-    "number for a switch": (
-        lambda f: edit_config(f, attention_bias=1),
-        r"attention_bias must be true or false, not 1",
-    ),
-    "impossible sizes": (
-        lambda f: edit_config(f, num_key_value_heads=3),
-        r"config.json: heads 4 must be a mul",
-    ),
-    "activation": (lambda f: edit_config(f, hidden_act="gelu"), r"hidden_act 'gelu' is not supported"),
-    "rope scaling": (
-        lambda f: edit_config(f, rope_scaling={"rope_type": "yarn", "factor": 2.0}),
-        r"config.json: rope type 'yarn' is not supported",
-    ),
-    "rope no object": (lambda f: edit_config(f, rope_parameters=[1]), r"rope_parameters must be an object"),
-    "no weights": (without(WEIGHTS), r"model: no weights: neither model.safetensors nor"),
-    "pickled weights": (pickled, r"model: no weights: .*other formats are not read"),
-    "truncated weights": (cut, r"model.safetensors: truncated or no safetensors file"),
-    "weights no safetensors": (
-        lambda f: (f / WEIGHTS).write_bytes(b"\x80\x04K\x01."),
-        r"model.safetensors: truncated or no safetensors file",
-    ),
-    "missing tensor": (lambda f: edit_weights(f, lambda t: t.pop(UP)), rf"model: missing tensor {UP}"),
-    "wrong shape": (
-        lambda f: edit_weights(f, reshape),
-        rf"model.safetensors: tensor {UP} has shape \(8, 6\), the config makes it \(6, 8\)",
-    ),
-    "extra tensor": (
-        lambda f: edit_weights(f, lambda t: t.update({"score.weight": np.ones(1, np.float32)})),
-        r"model.safetensors: unknown extra tensor score.weight",
-    ),
-    "extra layer": (
-        lambda f: edit_config(f, num_hidden_layers=1),
-        r"model.safetensors: unknown extra tensor model.layers.1",
-    ),
-    "whole numbers": (
-        lambda f: edit_weights(f, quantise),
-        r"tensor model.norm.weight is stored as I8: only floats are read",
-    ),
-    "missing shard": (sharded_without_one, r"model-00002-of-00002.safetensors: missing shard"),
-    "index no JSON": (
-        lambda f: (shard(f), (f / INDEX).write_text("{")),
-        r"model.safetensors.index.json: no index of shards",
-    ),
-    "index empty": (
-        lambda f: (shard(f), (f / INDEX).write_text('{"weight_map": {}}')),
-        r"index.json: names no shard",
-    ),
-    "index outside": (leaving_index, r"index.json: shard '../model.safetensors' is no plain file name"),
-}
-
-
-@pytest.mark.parametrize("name", BROKEN)
-def test_broken_folders_are_named_in_one_line(name: str, folder: Path) -> None:
-    breaking, message = BROKEN[name]
-    breaking(folder)
-    with pytest.raises(ModelError, match=message) as caught:
-        models.read_folder(folder)
-    assert "\n" not in str(caught.value)
-
-
-def test_absent_folders_are_named(folder: Path) -> None:
-    missing = folder.parent / "nowhere"
-    with pytest.raises(ModelError, match="nowhere: no such model folder"):
-        models.read_folder(missing)
-    with pytest.raises(ModelError, match="nowhere: no such tokenizer folder"):
-        models.write_folder(folder, UNTIED, params_of(UNTIED), tokenizer=missing)
-
-
 def test_parameters_of_another_architecture_are_not_written(tmp_path: Path) -> None:
     params = params_of(TIED)
     with pytest.raises(ModelError, match="parameter layers/attention/query/bias is missing"):
-        models.write_folder(tmp_path, dataclasses.replace(TIED, attention_bias=True), params)
+        models.write_folder(
+            tmp_path, dataclasses.replace(TIED, attention_bias=True, output_bias=True), params
+        )
     with pytest.raises(
         ModelError, match=r"has shape \(2, 8, 6\): the architecture has it with shape \(2, 8, 7\)"
     ):

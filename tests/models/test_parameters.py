@@ -19,6 +19,7 @@ def config(kv_heads: int = 2, tied: bool = True, biases: bool = False) -> Decode
         head_dim=6,
         tied_embeddings=tied,
         attention_bias=biases,
+        output_bias=biases,
         mlp_bias=biases,
     )
 

@@ -1,3 +1,5 @@
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -5,7 +7,7 @@ import numpy as np
 import pytest
 
 import models
-from models import DecoderConfig, ModelError, sampling
+from models import DecoderConfig, ModelError, RopeScaling, sampling
 
 CONFIG = DecoderConfig(vocab_size=19, width=16, layers=2, heads=4, kv_heads=2, mlp_width=20, max_positions=24)
 # Larger than fresh values, so that the argmax moves with the context.
@@ -23,16 +25,23 @@ def padded(prompts: list[list[int]], side: str = "right", width: int = 6) -> tup
     return tokens, segments
 
 
-def uncached_argmax(prompt: list[int]) -> list[int]:
+def uncached_argmax(prompt: list[int], config: DecoderConfig = CONFIG, params: dict = PARAMS) -> list[int]:
     row = list(prompt)
     for _ in range(NEW):
         tokens, segments = padded([row], width=len(PROMPTS[0]) + NEW)
-        logits = logits_of(tokens, segments)
+        logits = logits_of(params, tokens, segments, config)
         row.append(int(jnp.argmax(logits[0, len(row) - 1])))
     return row[len(prompt) :]
 
 
-logits_of = jax.jit(lambda tokens, segments: models.logits(PARAMS, tokens, segments, CONFIG))
+logits_of = jax.jit(models.logits, static_argnums=3)
+# What differs between reading a row at once and token by token.
+ARCHITECTURES = {
+    "sliding window": {"window": 3},
+    "scaled rotations": {"rope_scaling": RopeScaling(4.0, 1.0, 4.0, 12), "rope_theta": 20.0},
+    "normed heads": {"qk_norm": True, "attention_bias": True},
+    "learned positions": {"positions": "learned", "norm": "layer", "mlp": "plain"},
+}
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -42,6 +51,16 @@ def test_greedy_equals_the_uncached_argmax(side: str) -> None:
     assert len({token for row in expected for token in row}) > 3
     np.testing.assert_array_equal(generated.tokens, expected)
     np.testing.assert_array_equal(generated.lengths, [NEW] * 3)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_greedy_equals_the_uncached_argmax_in_every_architecture(name: str) -> None:
+    config = dataclasses.replace(CONFIG, **ARCHITECTURES[name])
+    params = jax.tree.map(lambda x: 3 * x, models.init(config, jax.random.key(0)))
+    generated = models.generate(params, *padded(PROMPTS), config, max_new_tokens=NEW)
+    expected = [uncached_argmax(prompt, config, params) for prompt in PROMPTS]
+    assert len({token for row in expected for token in row}) > 3
+    np.testing.assert_array_equal(generated.tokens, expected)
 
 
 def test_rows_end_at_the_stop_token() -> None:
@@ -61,7 +80,7 @@ def test_samples_follow_the_softmax_at_the_temperature() -> None:
     tokens, segments = padded([PROMPTS[0]] * 4000)
     key = jax.random.key(5)
     drawn = models.generate(PARAMS, tokens, segments, CONFIG, max_new_tokens=1, temperature=2.0, key=key)
-    expected = jax.nn.softmax(logits_of(tokens[:1], segments[:1])[0, -1] / 2.0)
+    expected = jax.nn.softmax(logits_of(PARAMS, tokens[:1], segments[:1], CONFIG)[0, -1] / 2.0)
     shares = np.bincount(drawn.tokens[:, 0], minlength=CONFIG.vocab_size) / 4000
     np.testing.assert_allclose(shares, expected, atol=0.03)
 

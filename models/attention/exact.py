@@ -1,8 +1,4 @@
-"""Self-attention paths, chosen by a static name.
-
-"exact" is made of plain array operations, so it has every derivative: reverse, forward, forward over reverse,
-and under vmap. Fused kernels have no forward-mode derivative; they belong beside it under names of their own.
-"""
+"""Attention whose scores are all there at once, and the pieces that other paths share."""
 
 from collections.abc import Callable
 
@@ -10,7 +6,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from models.errors import ModelError
 from models.precision import accumulation_dtype
 
 Queries = Float[Array, "sequences positions heads head_dim"]
@@ -19,34 +14,18 @@ Attend = Callable[[Queries, Keys, Keys], Queries]
 """Mixes values: (queries, keys, values) -> one vector a head and position."""
 
 
-def self_attention(name: str, segments: Int[Array, "sequences positions"]) -> Attend:
-    """Builds the attention that every layer of one forward pass shares: causal, within a segment.
-
-    Args:
-      name: the path, a key of `PATHS`; it must be static under jit.
-      segments: segment id of each token. Padding (0) is a segment like any other: each of its tokens sees
-        itself at least, so that no softmax is empty and no derivative is NaN.
-
-    Returns:
-      The function of queries, keys and values.
-
-    Raises:
-      ModelError: for an unknown name.
-    """
-    if name not in PATHS:
-        raise ModelError(f"unknown attention {name!r}: choose one of {', '.join(sorted(PATHS))}")
-    return PATHS[name](segments)
-
-
-def exact(segments: Int[Array, "sequences positions"]) -> Attend:
+def exact(segments: Int[Array, "sequences positions"], window: int | None = None) -> Attend:
     """Materialises the scores; the mask is computed once for all layers."""
-    mask = causal_mask(segments)
+    mask = causal_mask(segments, window)
     return lambda query, key, value: masked_attention(query, key, value, mask)
 
 
-def causal_mask(segments: Int[Array, "sequences positions"]) -> Bool[Array, "sequences positions positions"]:
+def causal_mask(
+    segments: Int[Array, "sequences positions"], window: int | None = None
+) -> Bool[Array, "sequences positions positions"]:
     """True where a query position (second axis) may see a key position (third axis)."""
-    return jnp.tril(segments[:, :, None] == segments[:, None, :])
+    visible = jnp.tril(segments[:, :, None] == segments[:, None, :])
+    return visible if window is None else jnp.triu(visible, 1 - window)
 
 
 def masked_attention(
@@ -84,6 +63,3 @@ def _softmax_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, 
     (scores,), (tangent,) = primals, tangents
     shares = softmax(scores)
     return shares, shares * (tangent - jnp.sum(shares * tangent, axis=-1, keepdims=True))
-
-
-PATHS: dict[str, Callable[[Int[Array, "sequences positions"]], Attend]] = {"exact": exact}

@@ -1,0 +1,129 @@
+"""Packed batches, and that a model cannot tell them from padded ones."""
+
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import models
+from bilevel.data import EncodedRows, PackedRows, Row, RowOrder, first_fit_decreasing, pack_rows
+from bilevel.errors import InputError
+from bilevel.objectives import response_losses
+from bilevel.runtime.devices import data_mesh, place_batch, replicate
+
+CONFIG = models.DecoderConfig(vocab_size=17, width=16, layers=2, heads=4, kv_heads=2, mlp_width=20)
+PARAMS = models.init(CONFIG, jax.random.key(0))
+DIRECTION = models.init(CONFIG, jax.random.key(1))
+LENGTHS = [5, 12, 3, 7, 4, 9, 2, 6, 3, 3, 11, 4]
+
+
+def encoded(lengths: list[int] = LENGTHS, width: int = 12) -> EncodedRows:
+    rng = np.random.default_rng(0)
+    inside = np.arange(width) < np.array(lengths)[:, None]
+    return EncodedRows(
+        tuple(Row(f"a:{line}", "", "", "") for line in range(len(lengths))),
+        np.where(inside, rng.integers(1, 17, inside.shape), 0).astype(np.int32),
+        inside.astype(np.int32),
+        inside & (np.arange(width) >= (np.array(lengths)[:, None] + 1) // 2),
+    )
+
+
+ROWS = encoded()
+row_losses = response_losses(lambda params, batch: models.token_scores(params, batch, CONFIG))
+
+
+def test_rows_go_longest_first_where_there_is_room() -> None:
+    place = first_fit_decreasing(np.array([3, 6, 0, 4, 2, 5]), 8)
+    np.testing.assert_array_equal(place.sequence, [1, 0, 0, 2, 0, 1])
+    np.testing.assert_array_equal(place.start[[0, 1, 3, 4, 5]], [5, 0, 0, 6, 0])
+    assert place.sequences == 3
+
+
+def test_every_token_of_every_row_is_there_once() -> None:
+    packed = pack_rows(ROWS, [range(12)], length=16)
+    ids = [3, -1, 0, 1, 7, 2]
+    batch, padded = packed.batch(ids), ROWS.batch(ids)
+    assert batch["tokens"].shape == (packed.sequences, 16)
+    np.testing.assert_array_equal(batch["row_id"], ids)
+    for row in range(len(ids)):
+        for name in ("tokens", "loss_mask"):
+            ours = batch[name][batch["token_row"] == row]
+            np.testing.assert_array_equal(ours, padded[name][row][padded["segments"][row] > 0])
+    np.testing.assert_array_equal(batch["segments"] > 0, batch["token_row"] >= 0)
+    # Rows of one sequence are told apart, and none begins with a target.
+    for owners, segments, mask in zip(
+        *(batch[name] for name in ("token_row", "segments", "loss_mask")), strict=True
+    ):
+        pairs = {(row, segment) for row, segment in zip(owners, segments, strict=True) if segment}
+        assert len(pairs) == len({row for row, _ in pairs}) == len({segment for _, segment in pairs})
+        first = np.flatnonzero(np.diff(segments, prepend=0))
+        assert not np.any(mask[first])
+
+
+def test_a_plan_holds_every_batch_of_a_run_at_one_shape() -> None:
+    order = RowOrder(len(ROWS), 5, seed=1)
+    batches = [order.indices(step) for step in range(30)]
+    packed = pack_rows(ROWS, batches)
+    used = {packed.batch(batch)["token_row"].max(axis=1).tolist().count(-1) for batch in batches}
+    assert {packed.batch(batch)["tokens"].shape for batch in batches} == {(packed.sequences, 12)}
+    # As many as the fullest batch needs, and no more.
+    assert min(used) == 0
+    assert packed.sequences < 5
+    assert pack_rows(ROWS, batches, multiple=4).sequences == 4
+
+
+def evaluate(params: dict, batch: dict) -> tuple:
+    """Row losses, gradient of their mean, and row scores along a direction."""
+
+    def means(params: dict) -> jax.Array:
+        return row_losses(params, batch).means
+
+    losses, scores = jax.jvp(means, (params,), (DIRECTION,))
+    return row_losses(params, batch), losses, jax.grad(lambda p: means(p).mean())(params), scores
+
+
+@pytest.fixture(scope="module")
+def compiled() -> Callable:
+    return jax.jit(evaluate)
+
+
+def test_packed_rows_equal_padded_rows(compiled: Callable) -> None:
+    ids = np.array([*range(10), -1, 11])
+    padded, packed = ROWS.batch(ids), pack_rows(ROWS, [ids], length=24).batch(ids)
+    assert packed["tokens"].size < 0.7 * padded["tokens"].size
+    expected = compiled(PARAMS, padded)
+    assert expected[0].count[10] == 0
+    chex.assert_trees_all_close(compiled(PARAMS, packed), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_packed_rows_over_devices(compiled: Callable) -> None:
+    ids = np.arange(12)
+    mesh = data_mesh(jax.devices()[:4])
+    packed = pack_rows(ROWS, [ids], length=24, multiple=4).batch(ids)
+    assert packed["tokens"].shape == (4, 24)
+    alone = compiled(PARAMS, ROWS.batch(ids))
+    shared = compiled(replicate(PARAMS, mesh), place_batch(packed, mesh))
+    chex.assert_trees_all_close(shared, alone, rtol=1e-5, atol=1e-5)
+
+
+def test_batches_of_a_plan_compile_once() -> None:
+    chex.clear_trace_counter()
+    order = RowOrder(len(ROWS), 4, seed=0)
+    packed = pack_rows(ROWS, (order.indices(step) for step in range(4)))
+    loss = jax.jit(chex.assert_max_traces(n=1)(lambda batch: row_losses(PARAMS, batch).total))
+    results = [loss(packed.batch(order.indices(step))) for step in range(4)]
+    assert len({float(jnp.sum(total)) for total in results}) == 4
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(InputError, match="a:1: 12 tokens do not fit into packed sequences of 11"):
+        pack_rows(ROWS, [range(12)], length=11)
+    with pytest.raises(
+        InputError, match=r"a batch of 2 rows \(among them a:10\) needs 2 packed sequences of 12"
+    ):
+        PackedRows(ROWS, 12, 1).batch([1, 10])
+    with pytest.raises(InputError, match="there is no batch to plan packing for"):
+        pack_rows(ROWS, [])
