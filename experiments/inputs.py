@@ -65,7 +65,8 @@ def load_inputs(data: DataOptions, corpus: CorpusOptions, model: ModelOptions, s
             kv_heads=model.kv_heads,
             mlp_width=model.mlp_width,
             max_positions=max(_POSITIONS, max_length),
-            init_std=model.width**-0.5,  # rows of unit length: with tied embeddings a narrow model learns far faster
+            # Rows of unit length: with tied embeddings a narrow model learns far faster.
+            init_std=model.width**-0.5,
         )
         params = models.init(config, jax.random.key(seed))
     check_vocabulary(tokenizer, config.vocab_size)
