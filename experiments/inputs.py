@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,6 +23,7 @@ from bilevel.data.sets import PreparedSets, prepare_sets
 from bilevel.errors import InputError
 from experiments.options import CorpusOptions, DataOptions, ModelOptions
 from models.folder import read_folder
+from models.hub import local_folder
 
 _POSITIONS = 512
 
@@ -34,6 +36,8 @@ class Inputs:
     tokenizer: Tokenizer
     config: models.DecoderConfig
     params: Any
+    source: Path | None
+    """The folder that the model was read from."""
 
 
 def load_inputs(data: DataOptions, corpus: CorpusOptions, model: ModelOptions, seed: int) -> Inputs:
@@ -48,10 +52,12 @@ def load_inputs(data: DataOptions, corpus: CorpusOptions, model: ModelOptions, s
     pool, validation, test = _read_sets(data, corpus, seed)
     template = get_template(data.template)
     if model.model is not None:
-        config, params = read_folder(model.model, dtype="float32")
-        tokenizer = load_tokenizer(model.tokenizer or model.model)
+        source = local_folder(model.model)
+        config, params = read_folder(source, dtype="float32")
+        tokenizer = load_tokenizer(model.tokenizer or source)
         max_length = min(data.max_length, config.max_positions)
     else:
+        source = None
         texts = [text for row in pool.rows for text in (template.prompt(row), row.output)]
         tokenizer = (
             load_tokenizer(model.tokenizer) if model.tokenizer else train_tokenizer(texts, model.vocab_size)
@@ -71,7 +77,7 @@ def load_inputs(data: DataOptions, corpus: CorpusOptions, model: ModelOptions, s
         params = models.init(config, jax.random.key(seed))
     check_vocabulary(tokenizer, config.vocab_size)
     sets = prepare_sets(pool, validation, test, tokenizer, template, max_length, data.max_rejected)
-    return Inputs(sets, tokenizer, config, params)
+    return Inputs(sets, tokenizer, config, params, source)
 
 
 def _read_sets(

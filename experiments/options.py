@@ -45,7 +45,7 @@ class ModelOptions:
     """Which model: a Hugging Face folder, or (without --model) a small Llama from random weights."""
 
     model: Path | None = None
-    """Hugging Face folder of the Llama family to start from."""
+    """Hugging Face folder (Llama, Mistral, Qwen 2, Qwen 3, GPT-2) or name on the hub to start from."""
     tokenizer: Path | None = None
     """Folder of a fast tokenizer; by default the model's, or a byte-level BPE trained on the training rows."""
     vocab_size: int = 640
