@@ -37,7 +37,7 @@ def run_methods(
 
     Args:
         experiment: the experiment's name.
-        config: its configuration, with `preset`, `seed`, `run_dir`, `training` and `model`.
+        config: its configuration, with `preset`, `seed`, `run_dir` and `training`.
         inputs: rows, tokenizer and model; every method starts from this model.
         methods: problem and schedule by name, in the order in which they run.
         main: the method whose weights, selection and model the folder keeps.
@@ -69,13 +69,12 @@ def run_methods(
             results[name] = summarise(state.results.get("test"), signals.get("weight"), pool, name == main)
             if name == main:
                 write_row_results(folder, pool, signals, state.sets["selected"])
-                source, tokenizer = config.model.model, inputs.tokenizer
                 write_folder(
                     folder / "model",
                     inputs.config,
                     state.models["current"],
-                    source=source,
-                    tokenizer=tokenizer,
+                    source=inputs.source,
+                    tokenizer=inputs.tokenizer,
                 )
     write_summary(
         folder,
