@@ -12,7 +12,6 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-import models
 from bilevel.methods import (
     BDSSettings,
     TrainingSettings,
@@ -22,7 +21,7 @@ from bilevel.methods import (
     uniform_tuning,
     validation_only,
 )
-from bilevel.objectives import mean_loss, response_losses
+from bilevel.objectives import mean_loss
 from bilevel.runtime.compilation_cache import enable_compilation_cache
 from experiments.command import run_command
 from experiments.inputs import Inputs, load_inputs
@@ -83,7 +82,7 @@ def run(config: BDSAlpaca) -> None:
 
 def _methods(config: BDSAlpaca, inputs: Inputs) -> Methods:
     """The methods of the table: BDS first, so that its results do not wait for the baselines."""
-    row_losses = response_losses(lambda params, batch: models.token_scores(params, batch, inputs.config))
+    row_losses = inputs.row_losses
     upper = mean_loss(row_losses)
     pool = inputs.sets.encoded["pool"]
     faulty = np.array([bool(row.labels.get("fault")) for row in pool.rows])

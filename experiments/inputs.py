@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import jax
 
 import models
+from bilevel.core import Batch, RowLosses
 from bilevel.data import (
     ReadRows,
     Tokenizer,
@@ -21,6 +23,7 @@ from bilevel.data import (
 from bilevel.data.corpus import make_corpus
 from bilevel.data.sets import PreparedSets, prepare_sets
 from bilevel.errors import InputError
+from bilevel.objectives import exact_matches, response_losses
 from experiments.options import CorpusOptions, DataOptions, ModelOptions
 from models.folder import read_folder
 from models.hub import local_folder
@@ -38,6 +41,10 @@ class Inputs:
     params: Any
     source: Path | None
     """The folder that the model was read from."""
+    row_losses: Callable[[Any, Batch], RowLosses]
+    """`(params, batch) -> RowLosses` of this model."""
+    evaluate: Callable[[Any, Batch], tuple[RowLosses, jax.Array]]
+    """`(params, batch) -> (row losses, exact matches)` of this model."""
 
 
 def load_inputs(data: DataOptions, corpus: CorpusOptions, model: ModelOptions, seed: int) -> Inputs:
@@ -77,7 +84,13 @@ def load_inputs(data: DataOptions, corpus: CorpusOptions, model: ModelOptions, s
         params = models.init(config, jax.random.key(seed))
     check_vocabulary(tokenizer, config.vocab_size)
     sets = prepare_sets(pool, validation, test, tokenizer, template, max_length, data.max_rejected)
-    return Inputs(sets, tokenizer, config, params, source)
+
+    def token_scores(params: Any, batch: Batch) -> models.TokenScores:
+        return models.token_scores(params, batch, config)
+
+    return Inputs(
+        sets, tokenizer, config, params, source, response_losses(token_scores), exact_matches(token_scores)
+    )
 
 
 def _read_sets(

@@ -9,10 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import models
 from bilevel.core import RowProblem
 from bilevel.data import write_rejected
-from bilevel.objectives import exact_matches, response_losses
 from bilevel.runtime.config_file import write_config
 from bilevel.runtime.devices import AXIS, data_mesh
 from bilevel.runtime.metrics import MetricsWriter
@@ -101,15 +99,12 @@ def _evaluated(schedule: Schedule, inputs: Inputs) -> Schedule:
 def _context(
     name: str, inputs: Inputs, config: Any, log: Callable[[int, Mapping[str, Any]], None]
 ) -> Context:
-    def token_scores(params: Any, batch: Any) -> models.TokenScores:
-        return models.token_scores(params, batch, inputs.config)
-
     mesh = data_mesh()
     devices = mesh.shape[AXIS]
     return Context(
         data=inputs.sets.encoded,
-        row_losses=response_losses(token_scores),
-        evaluate=exact_matches(token_scores),
+        row_losses=inputs.row_losses,
+        evaluate=inputs.evaluate,
         mesh=mesh,
         seed=config.seed,
         log=log,
