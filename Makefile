@@ -14,6 +14,9 @@ LOCK = $(UV) pip compile pyproject.toml --quiet --universal --python-version 3.1
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.1
 
+# Large pages for large arrays: a training step on a CPU spends much of its time in page faults otherwise.
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+
 .DEFAULT_GOAL := help
 .PHONY: help setup run test test-short test-parity test-all lint format bench lock clean
 

@@ -65,9 +65,9 @@ class BDSAlpaca:
 PRESETS = {
     "tiny": BDSAlpaca(
         training=TrainingSettings(
-            steps=1500, batch_rows=64, upper_rows=16, learning_rate=8e-3, weight_decay=0.3
+            steps=2000, batch_rows=64, upper_rows=16, learning_rate=8e-3, weight_decay=0.3
         ),
-        bds=BDSSettings(rate=1.0, entropy=0.5, outer_warmup=100),
+        bds=BDSSettings(rate=0.5, entropy=0.4, outer_warmup=150),
     ),
 }
 

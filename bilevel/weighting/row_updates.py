@@ -18,6 +18,9 @@ from jaxtyping import Array, Float, Int
 from bilevel.core.tree import PyTree
 
 
+_SMALLEST_WEIGHT = 1e-20
+
+
 def visited_sgd(rate: float) -> optax.GradientTransformationExtraArgs:
     """logit_i <- logit_i - rate * rows_in_batch * (g_i - mean of g over visited rows), visited rows only.
 
@@ -49,7 +52,9 @@ def exponentiated_gradient(rate: float) -> optax.GradientTransformationExtraArgs
 
     def direction(gradient: Float[Array, " pool"], logits: Float[Array, " pool"]) -> Float[Array, " pool"]:
         shares = jax.nn.softmax(logits) * logits.size
-        return gradient / jnp.maximum(shares, jnp.finfo(shares.dtype).tiny)
+        # Below this weight a row falls no further. Near the smallest float, gradient and share lose their digits
+        # one after the other, and their ratio can be anything.
+        return gradient / jnp.maximum(shares, _SMALLEST_WEIGHT)
 
     return _on_visited(rate, direction)
 

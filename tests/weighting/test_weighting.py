@@ -118,6 +118,17 @@ def test_row_updates_forget_how_often_a_row_was_visited(rule):
     assert np.corrcoef(visits, adam_logits)[0, 1] < -0.9
 
 
+@pytest.mark.parametrize("depth", [60.0, 75.0, 80.5, 85.0, 95.0, 200.0])
+def test_weights_too_small_for_a_float_neither_explode_nor_get_lost(depth):
+    logits = LOGITS.at[1].set(-depth)
+    ids = jnp.arange(4)
+    gradient = jax.grad(lambda z: jnp.mean(pool_weights(z)[ids] * jnp.array([0.5, 30.0, 0.1, 0.2])))(logits)
+    rule = exponentiated_gradient(0.5)
+    update, _ = rule.update(gradient, rule.init(logits), logits, visited=ids)
+    assert float(jnp.abs(update).max()) < 0.5 * 30.0
+    assert float(update[1]) > 0  # below the smallest weight the way is up
+
+
 @pytest.mark.parametrize("factory", [exponentiated_gradient, visited_sgd])
 def test_rates_must_be_positive(factory):
     with pytest.raises(ValueError, match="positive"):
