@@ -17,7 +17,6 @@ from jaxtyping import Array, Float, Int
 
 from bilevel.core.tree import PyTree
 
-
 _SMALLEST_WEIGHT = 1e-20
 
 
