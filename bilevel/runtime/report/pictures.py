@@ -15,6 +15,7 @@ from bilevel.runtime.report.svg import GROUP_COLOURS, INK, METHOD_COLOURS, MUTED
 MOST_POINTS = 120
 LEAST_WEIGHT = 1e-3
 LOG_SCALE_RATIO = 6.0
+FEW_DECADES = 500.0
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,8 @@ def _thin(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
 def _set_scale(axes: Axes, values: np.ndarray) -> str:
     if values.min() > 0 and values.max() / values.min() > LOG_SCALE_RATIO:
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        few_decades = values.max() / values.min() < FEW_DECADES
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few_decades else (1.0,), numticks=8))
         axes.yaxis.set_minor_formatter(NullFormatter())
     elif values.min() >= 0:
         axes.set_ylim(bottom=0)
