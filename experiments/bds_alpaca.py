@@ -67,7 +67,7 @@ PRESETS = {
         training=TrainingSettings(
             steps=2000, batch_rows=64, upper_rows=16, learning_rate=8e-3, weight_decay=0.3
         ),
-        bds=BDSSettings(rate=0.5, entropy=0.4, outer_warmup=150),
+        bds=BDSSettings(outer_warmup=150),
     ),
 }
 

@@ -65,11 +65,11 @@ class BDSSettings:
     estimator: Literal["penalty", "penalty_single", "identity", "optimizer_aware"] = "penalty_single"
     weights: Literal["softmax", "sigmoid"] = "softmax"
     rule: Literal["exponentiated", "sgd", "adam"] = "exponentiated"
-    rate: float = 0.3
+    rate: float = 0.5
     upper_share: float = 0.25
     upper_share_drop: float = 0.0
     outer_warmup: int = 100
-    entropy: float = 0.0
+    entropy: float = 0.4
     floor: float = 0.0
     keep_share: float = 1.0
     top_share: float = 0.5
@@ -109,8 +109,9 @@ def bds(
         training: how the lower level is trained.
         settings: what this method adds.
 
-    References:
-        Equations 1.2 to 1.4 of the reconstruction in `docs/bds.md`.
+    Returns:
+        The problem, and one round: losses at the start, training at frozen and then at moving weights, the weights,
+        losses at the end, and the set `selected`.
     """
     weighting = row_logits(pool_rows, settings.weights, settings.floor, settings.keep_share)
     ungated = row_logits(pool_rows, settings.weights, settings.floor)

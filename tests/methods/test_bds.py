@@ -28,6 +28,7 @@ def outcome(schedule):
         {"estimator": "penalty"},
         {"estimator": "penalty", "upper_share": 0.5, "upper_share_drop": 0.05},
         {"estimator": "penalty_single"},
+        {"estimator": "penalty_single", "rate": 0.5, "entropy": 0.4},
         {"estimator": "penalty_single", "rule": "sgd"},
         {"estimator": "penalty_single", "entropy": 0.5, "floor": 0.05},
         {"estimator": "penalty_single", "weights": "sigmoid", "rule": "sgd"},
@@ -38,7 +39,8 @@ def outcome(schedule):
     ids=lambda options: ", ".join(map(str, options.values())),
 )
 def test_faulty_rows_lose_their_weight(options):
-    _, schedule = bds(row_losses, UPPER, 60, TRAINING, BDSSettings(outer_warmup=20, **options))
+    settings = BDSSettings(**({"rate": 0.3, "entropy": 0.0, "outer_warmup": 20} | options))
+    _, schedule = bds(row_losses, UPPER, 60, TRAINING, settings)
     state = outcome(schedule)
     weights = state.signals["weight"].values
     assert separation_auc(weights[FAULTY], weights[~FAULTY]) > 0.97
