@@ -21,7 +21,7 @@ class DataOptions:
     """Held-out rows for the final table; without them the table has no test columns."""
     template: Literal["plain", "alpaca"] = "plain"
     """Wording around instruction and input."""
-    max_length: int = 192
+    max_length: int = 128
     """Most tokens of a row; longer rows lose the start of their prompt first."""
     max_rejected: float = 0.5
     """Largest share of a file's rows that may be unusable before the run refuses it."""
