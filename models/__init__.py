@@ -14,6 +14,7 @@ _HOMES = {
     "RopeScaling": "models.config",
     "TokenScores": "models.scores",
     "abstract_values": "models.parameters",
+    "cast": "models.precision",
     "declare": "models.decoder",
     "from_linen": "models.flax_modules",
     "from_nnx": "models.flax_modules",

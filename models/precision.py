@@ -1,7 +1,10 @@
-"""The type in which sums, norms and softmaxes are accumulated, whatever the parameters are stored in."""
+"""Types: what a model computes in, and what sums, norms and softmaxes are accumulated in."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
+
+from models.parameters import Params
 
 
 def accumulation_dtype(dtype: DTypeLike) -> jnp.dtype:
@@ -12,3 +15,14 @@ def accumulation_dtype(dtype: DTypeLike) -> jnp.dtype:
 def widened(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """The array in its accumulation type."""
     return x.astype(accumulation_dtype(x.dtype))
+
+
+def cast(params: Params, dtype: DTypeLike) -> Params:
+    """The parameters in the type to compute in.
+
+    Every function of a model computes in its parameters' type. Cast inside the loss, float32 parameters stay what
+    the optimizer moves, the matrix products run in bfloat16, and gradients come back in float32:
+
+        scores = token_scores(cast(params, jnp.bfloat16), batch, config)
+    """
+    return jax.tree.map(lambda x: x.astype(dtype), params)

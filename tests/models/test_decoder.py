@@ -5,6 +5,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -169,6 +170,18 @@ def test_every_parameter_has_a_gradient(name: str) -> None:
     gradient = jax.jit(jax.grad(lambda params: jnp.sum(models.token_scores(params, BATCH, config).loss)))
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient(models.init(config, jax.random.key(0)))):
         assert np.max(np.abs(leaf)) > 0, jax.tree_util.keystr(path)
+
+
+def test_float32_parameters_can_be_computed_with_in_bfloat16() -> None:
+    def loss(params: dict, dtype: jnp.dtype) -> jax.Array:
+        return jnp.mean(models.token_scores(models.cast(params, dtype), BATCH, CONFIG).loss)
+
+    exact, narrow = (
+        jax.jit(jax.grad(partial(loss, dtype=dtype)))(PARAMS) for dtype in (jnp.float32, jnp.bfloat16)
+    )
+    chex.assert_trees_all_equal_dtypes(exact, narrow, PARAMS)
+    difference = optax.tree.norm(optax.tree.sub(exact, narrow)) / optax.tree.norm(exact)
+    assert 0 < float(difference) < 0.05
 
 
 def test_bfloat16_parameters_are_scored_in_float32() -> None:
