@@ -55,7 +55,7 @@ class BDSSettings:
         rate: of the rule, logit change for a difference of one nat.
         upper_share: lambda at the start, the weight of the upper loss in the penalty forms; gamma = 1 / lambda - 1.
         upper_share_drop: what lambda loses an epoch (authors: 0.02 to 0.1).
-        outer_warmup: steps before the logits begin to move.
+        outer_warmup: steps before the logits begin to move, at most a quarter of the run.
         entropy: strength of the entropy term, in nats; keeps the weights from collapsing onto few rows.
         floor: smallest weight, in [0, 1).
         keep_share: share of the pool that trains, the rest gated to zero by rank.
@@ -118,7 +118,7 @@ def bds(
     penalise = entropy_penalty(settings.entropy, ungated) if settings.entropy > 0 else None
     problem = RowProblem(row_losses, weighting, upper, penalise)
     solver = _solver(problem, pool_rows, training, settings)
-    warmup = min(settings.outer_warmup, training.steps - 1)
+    warmup = min(settings.outer_warmup, training.steps // 4)
     moves: tuple[Move, ...] = (
         Score("loss_start"),
         *((Train(problem, solver, warmup, training.plan, updates=("inner",)),) if warmup else ()),

@@ -73,6 +73,13 @@ def test_direct_mixing_at_share_one_is_training_on_trusted_rows_alone():
     assert mixed.results["test"]["loss"] < plain.results["test"]["loss"]
 
 
+def test_the_weights_move_in_a_run_that_is_shorter_than_the_warm_up():
+    training = TrainingSettings(steps=12, batch_rows=16, upper_rows=16, learning_rate=0.05)
+    state = outcome(bds(row_losses, UPPER, 60, training, BDSSettings(outer_warmup=500))[1])
+    assert int(state.solver.step) == 12
+    assert np.mean(state.signals["weight"].values != 1.0) > 0.9
+
+
 def test_adam_on_softmax_logits_warns_and_still_runs():
     settings = BDSSettings(rule="adam", rate=0.05, outer_warmup=0)
     with pytest.warns(UserWarning, match="how often"):
