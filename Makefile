@@ -18,7 +18,7 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.1
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-short test-parity test-all lint format bench lock clean
+.PHONY: help setup run test test-short test-parity test-all lint format docs docs-links bench lock clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -53,6 +53,13 @@ lint: $(VENV)/.installed  ## Check style, formatting, import rules and types
 format: $(VENV)/.installed  ## Sort imports and format every file
 	$(BIN)/ruff check --select I --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.installed  ## Build the documentation into build/docs; links between pages are checked
+	$(BIN)/python -m sphinx -W --keep-going -q docs build/docs
+	@echo "open build/docs/index.html"
+
+docs-links: $(VENV)/.installed  ## Follow every link of the documentation (needs the network)
+	$(BIN)/python -m sphinx -W --keep-going -q -b linkcheck docs build/links
 
 bench: $(VENV)/.installed  ## Measure speed and memory: every file of benchmarks/
 	@set -e; for file in $(wildcard benchmarks/*.py); do echo "== $$file"; $(BIN)/python $$file; done

@@ -118,7 +118,9 @@ def test_requirements_are_hashed_name_no_index_and_agree() -> None:
         assert len(requirements) == len(pins(name)) > 50
         assert all("--hash=sha256:" in requirement for requirement in requirements)
         assert "://" not in text
-    assert pins("run.txt") < pins("dev.txt")
+    # Where a package is needed may widen, its version may not change.
+    run, dev = ({pin.split(" ; ")[0] for pin in pins(name)} for name in ("run.txt", "dev.txt"))
+    assert run < dev
     jax = {pin for pin in pins("run.txt") if pin.startswith("jax==")}
     assert any("< '3.12'" in pin and pin.startswith("jax==0.10.") for pin in jax)
     assert any(">= '3.12'" in pin and pin.startswith("jax==0.12.") for pin in jax)

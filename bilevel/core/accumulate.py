@@ -55,7 +55,7 @@ def mean_value_and_gradient(
     def one(batch: Any) -> tuple[tuple[Mean, PyTree], None]:
         def total(*arguments: PyTree) -> tuple[Array, Array]:
             mean = function(*arguments, batch)
-            return mean.total, mean.count
+            return mean.total, jax.numpy.asarray(mean.count)  # users count in plain integers
 
         positions = tuple(range(len(arguments)))
         (value, count), gradient = jax.value_and_grad(total, positions, has_aux=True)(*arguments)

@@ -120,7 +120,7 @@ def _of_functions(problem: Problem) -> LowerLevel:
         def slope(outer: PyTree, batch: Batch) -> Mean:
             def total(inner: PyTree) -> tuple[Array, Array]:
                 mean = problem.lower(outer, inner, batch)
-                return mean.total, mean.count
+                return mean.total, jnp.asarray(mean.count)
 
             _, slope, count = jax.jvp(total, (inner,), (direction,), has_aux=True)
             return Mean(slope, count)
