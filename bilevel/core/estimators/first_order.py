@@ -1,0 +1,56 @@
+"""Rows of the table: penalty (value-function) estimators, which need no derivative of a derivative."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import optax
+
+from bilevel.core.estimators.settings import EstimatorSettings
+from bilevel.core.estimators.table import Estimator, Ingredients
+from bilevel.core.solver import Solver, penalty
+
+
+def _share(settings: EstimatorSettings) -> float:
+    return 1.0 / (1.0 + settings.gamma)
+
+
+def _penalty(given: Ingredients, copies: Literal[1, 2]) -> Solver:
+    upper_share = given.upper_share or optax.constant_schedule(_share(given.settings))
+    return penalty(
+        given.problem,
+        given.inner,
+        given.outer,
+        upper_share,
+        copies,
+        given.scale_outer,
+        given.outer_start,
+    )
+
+
+FIRST_ORDER = (
+    Estimator(
+        name="penalty",
+        family="penalty",
+        formula="grad_outer upper + gamma [grad_outer lower(inner) - grad_outer lower(second copy)]",
+        when="second derivatives are out of reach; rows may be hard or noisy but useful",
+        cost="2 gradients a lower step (1 upper, 1 of the second copy); nothing for the outer step",
+        memory="second copy with its optimizer state",
+        assumes="both copies near their optima, from the same start on the same batches; error of order 1 / gamma",
+        solver=lambda given: _penalty(given, 2),
+        scale=_share,
+        references="Shen & Chen 2023 (V-PBGD); Kwon et al. 2023 (F2SA); Shen et al. 2025 (SEAL)",
+    ),
+    Estimator(
+        name="penalty_single",
+        family="penalty",
+        formula="grad_outer upper + gamma grad_outer lower(inner)",
+        when="memory allows one copy only, and faults cannot be predicted from the other rows",
+        cost="1 gradient a lower step (upper); nothing for the outer step",
+        memory="none",
+        assumes="what a row still loses tells its worth: hard rows look like faulty ones; no hypergradient",
+        solver=lambda given: _penalty(given, 1),
+        scale=_share,
+        references="Shen et al. 2025 (SEAL, memory-efficient variant)",
+    ),
+)

@@ -1,0 +1,44 @@
+"""Rows of the table: estimators that differentiate through one lower step."""
+
+from __future__ import annotations
+
+from bilevel.core.adjoint import identity, optimizer_aware
+from bilevel.core.estimators.settings import EstimatorSettings
+from bilevel.core.estimators.table import Estimator, alternating_with
+from bilevel.core.hypergradient import Hypergradient, implicit
+
+
+def _identity(settings: EstimatorSettings) -> Hypergradient:
+    return implicit(identity(1.0 if settings.step_size is None else settings.step_size))
+
+
+def _optimizer_aware(settings: EstimatorSettings) -> Hypergradient:
+    return implicit(optimizer_aware())
+
+
+ONE_STEP = (
+    Estimator(
+        name="identity",
+        family="one step",
+        formula="q = step_size * grad upper",
+        when="the cheapest: rows are to be ranked, and the inner optimizer is close to gradient descent",
+        cost="1 gradient + 1 jvp",
+        memory="q",
+        assumes="the lower level takes gradient steps; looks one step ahead, so curvature does not enter",
+        solver=alternating_with(_identity),
+        hypergradient=_identity,
+        references="Luketina et al. 2016 (T1-T2)",
+    ),
+    Estimator(
+        name="optimizer_aware",
+        family="one step",
+        formula="q = - (d update / d gradient)^T grad upper",
+        when="the default for language models under Adam",
+        cost="1 gradient + 1 jvp + 1 optimizer step backward",
+        memory="q and the optimizer step's tape (about 3 x parameters)",
+        assumes="an optimizer with a derivative, past its first steps; looks one step ahead",
+        solver=alternating_with(_optimizer_aware),
+        hypergradient=_optimizer_aware,
+        references="Choe et al. 2023 (SAMA), made exact for any optax chain",
+    ),
+)

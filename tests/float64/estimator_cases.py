@@ -1,0 +1,108 @@
+"""Which error each estimator must keep to on which problem: the rows of tests and of docs/estimators.md."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from bilevel.core.estimators import ESTIMATORS, EstimatorSettings, make_solver
+from tests.float64.problems import Known, problem
+
+
+class Case(NamedTuple):
+    """One estimator on one problem.
+
+    Attributes:
+        problem: a name in `tests.float64.problems.PROBLEMS`.
+        settings: of the estimator.
+        error: bound on |found - reference| / |reference|; None where only the direction is claimed.
+        cosine: bound on the cosine to the reference.
+        more: settings with four times the work, which must never be worse; None where nothing can be increased.
+        settle: steps at frozen outer variables before the estimate is read: copies part, directions settle.
+        from_zero: whether those steps (and the estimate) start at zero instead of the optimum.
+    """
+
+    problem: str
+    settings: EstimatorSettings
+    error: float | None = None
+    cosine: float | None = None
+    more: dict[str, Any] | None = None
+    settle: int = 0
+    from_zero: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.settings.name} on {self.problem}"
+
+
+class Measured(NamedTuple):
+    error: float
+    cosine: float
+
+
+def outer_gradient(known: Known, settings: EstimatorSettings, settle: int = 0, from_zero: bool = False):
+    """The hypergradient that a solver descends, read off by an outer optimizer that applies it as it is."""
+    solver = make_solver(settings, known.problem, known.optimizer, optax.sgd(1.0), outer_start=known.outer)
+    inner = jax.tree.map(np.zeros_like, known.inner) if from_zero else known.inner
+    lower = jax.tree.map(lambda x: np.asarray(x)[None, None], known.lower_batch)
+    upper = jax.tree.map(lambda x: np.asarray(x)[None], known.upper_batch)
+
+    state = solver.init(jax.random.key(0), inner)
+    state = state.replace(outer=state.outer._replace(inner=known.outer))
+
+    @jax.jit
+    def estimate(state):
+        outer = state.outer.inner
+        if settle:
+
+            def move(state, _):
+                return solver.step(state, lower, upper, updates=("inner",))[0], None
+
+            state, _ = jax.lax.scan(move, state, None, length=settle)
+        after, report = solver.step(state, lower, upper)
+        scale = ESTIMATORS[settings.name].scale(settings)
+        return jax.tree.map(lambda x, y: (x - y) / scale, outer, after.outer.inner), report
+
+    return estimate(state)
+
+
+@cache
+def _measured(name: str, settings: EstimatorSettings, settle: int, from_zero: bool) -> Measured:
+    known = problem(name)
+    found, report = outer_gradient(known, settings, settle, from_zero)
+    assert report.finite
+    found, reference = (
+        np.concatenate([np.ravel(x) for x in jax.tree.leaves(t)]) for t in (found, known.reference)
+    )
+    lengths = np.linalg.norm(found) * np.linalg.norm(reference)
+    return Measured(
+        float(np.linalg.norm(found - reference) / np.linalg.norm(reference)),
+        float(found @ reference / lengths),
+    )
+
+
+def measured(case: Case) -> Measured:
+    return _measured(case.problem, case.settings, case.settle, case.from_zero)
+
+
+def with_more_work(case: Case) -> Case:
+    assert case.more is not None
+    return case._replace(settings=replace(case.settings, **case.more))
+
+
+ONE_STEP = (
+    Case("breast_cancer, ridges", EstimatorSettings("identity"), cosine=0.5),
+    Case("digits, rows", EstimatorSettings("identity"), cosine=0.5),
+    Case("breast_cancer, ridges", EstimatorSettings("optimizer_aware"), cosine=0.5),
+    Case("digits, rows", EstimatorSettings("optimizer_aware"), cosine=0.5),
+)
+FIRST_ORDER = (
+    Case("breast_cancer, ridges", EstimatorSettings("penalty", gamma=100.0), cosine=0.97, settle=200),
+)
+
+CASES = (*ONE_STEP, *FIRST_ORDER)
