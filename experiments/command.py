@@ -11,6 +11,7 @@ from typing import TypeVar
 import tyro
 
 from bilevel.errors import InputError
+from bilevel.runtime.timing import Timings
 from bilevel.schedule import NonFiniteError
 from models.errors import ModelError
 
@@ -46,7 +47,8 @@ def run_command(
             print(f"error: {_one_line(complaint.getvalue())}", file=sys.stderr)
         return int(exit_.code or 0)
     try:
-        run(config)
+        with Timings():
+            run(config)
     except (InputError, ModelError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -24,6 +24,7 @@ from bilevel.data.corpus import make_corpus
 from bilevel.data.sets import PreparedSets, prepare_sets
 from bilevel.errors import InputError
 from bilevel.objectives import exact_matches, response_losses
+from bilevel.runtime.timing import part
 from experiments.options import CorpusOptions, DataOptions, ModelOptions
 from models.folder import read_folder
 from models.hub import local_folder
@@ -56,11 +57,13 @@ def load_inputs(data: DataOptions, corpus: CorpusOptions, model: ModelOptions, s
     """
     if seed < 0:
         raise InputError(f"--seed {seed} is negative; give 0 or more")
-    pool, validation, test = _read_sets(data, corpus, seed)
+    with part("reading rows"):
+        pool, validation, test = _read_sets(data, corpus, seed)
     template = get_template(data.template)
     if model.model is not None:
-        source = local_folder(model.model)
-        config, params = read_folder(source, dtype="float32")
+        with part("reading the model"):
+            source = local_folder(model.model)
+            config, params = read_folder(source, dtype="float32")
         tokenizer = load_tokenizer(model.tokenizer or source)
         max_length = min(data.max_length, config.max_positions)
     else:
@@ -83,7 +86,8 @@ def load_inputs(data: DataOptions, corpus: CorpusOptions, model: ModelOptions, s
         )
         params = models.init(config, jax.random.key(seed))
     check_vocabulary(tokenizer, config.vocab_size)
-    sets = prepare_sets(pool, validation, test, tokenizer, template, max_length, data.max_rejected)
+    with part("encoding rows"):
+        sets = prepare_sets(pool, validation, test, tokenizer, template, max_length, data.max_rejected)
 
     def token_scores(params: Any, batch: Batch) -> models.TokenScores:
         return models.token_scores(params, batch, config)

@@ -18,7 +18,9 @@ from bilevel.runtime.progress import Progress
 from bilevel.runtime.report import write_report
 from bilevel.runtime.results import summarise, write_row_results
 from bilevel.runtime.run_folder import create_run_folder, write_environment, write_summary
+from bilevel.runtime.sections import Section, write_section
 from bilevel.runtime.table import format_table, method_title
+from bilevel.runtime.timing import part, write_timings
 from bilevel.schedule import Context, Evaluate, RunState, Schedule, check_schedule, run_schedule
 from experiments.inputs import Inputs
 from models.folder import write_folder
@@ -47,7 +49,7 @@ def run_methods(
     start = RunState(models={"base": inputs.params, "current": inputs.params})
     schedules = {name: _evaluated(schedule, inputs) for name, (_, schedule) in methods.items()}
     for name, schedule in schedules.items():
-        check_schedule(schedule, start, _context(name, inputs, config, log=lambda step, numbers: None))
+        check_schedule(schedule, start, _context(name, inputs, config))
 
     folder = create_run_folder("runs", experiment, config.preset, config.seed, config.run_dir)
     write_config(folder, config)
@@ -61,19 +63,25 @@ def run_methods(
     with MetricsWriter(folder) as metrics:
         for name, schedule in schedules.items():
             state = run_schedule(
-                schedule, start, _context(name, inputs, config, partial(metrics.write, name))
+                schedule,
+                start,
+                _context(
+                    name, inputs, config, partial(metrics.write, name), partial(write_section, folder, name)
+                ),
             )
             signals = {signal: column.values for signal, column in state.signals.items()}
             results[name] = summarise(state.results.get("test"), signals.get("weight"), pool, name == main)
             if name == main:
-                write_row_results(folder, pool, signals, state.sets["selected"])
-                write_folder(
-                    folder / "model",
-                    inputs.config,
-                    state.models["current"],
-                    source=inputs.source,
-                    tokenizer=inputs.tokenizer,
-                )
+                with part("writing rows and model"):
+                    write_row_results(folder, pool, signals, state.sets["selected"])
+                    write_folder(
+                        folder / "model",
+                        inputs.config,
+                        state.models["current"],
+                        source=inputs.source,
+                        tokenizer=inputs.tokenizer,
+                    )
+            write_timings(folder)
     write_summary(
         folder,
         {
@@ -97,7 +105,11 @@ def _evaluated(schedule: Schedule, inputs: Inputs) -> Schedule:
 
 
 def _context(
-    name: str, inputs: Inputs, config: Any, log: Callable[[int, Mapping[str, Any]], None]
+    name: str,
+    inputs: Inputs,
+    config: Any,
+    log: Callable[[int, Mapping[str, Any]], None] = lambda step, numbers: None,
+    show: Callable[[Section], None] = lambda section: None,
 ) -> Context:
     mesh = data_mesh()
     devices = mesh.shape[AXIS]
@@ -109,6 +121,8 @@ def _context(
         seed=config.seed,
         log=log,
         progress=lambda steps: Progress(steps, method_title(name)),
+        show=show,
+        timed=lambda move: part(f"{method_title(name)}: {move}"),
         log_every=max(1, config.training.steps // 60),
         evaluation_rows=-(-_EVALUATION_ROWS // devices) * devices,
     )

@@ -26,7 +26,8 @@ def run_schedule(schedule: Schedule, state: RunState, context: Context) -> RunSt
     check_schedule(schedule, state, context)
     for moves in schedule:
         for move in moves:
-            state = move.run(state, context)
+            with context.timed(type(move).__name__.lower()):
+                state = move.run(state, context)
         state = replace(state, round=state.round + 1)
     return state
 

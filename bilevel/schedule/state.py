@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,6 +15,7 @@ from bilevel.core.problem import Batch
 from bilevel.core.solver import SolverState
 from bilevel.core.tree import PyTree
 from bilevel.data import EncodedRows
+from bilevel.runtime.sections import Section
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ class Context:
         seed: of orders and keys.
         log: `(step, numbers)`, told every `log_every` steps.
         progress: `(steps) -> Progress`.
+        show: told of sections that a method adds to the run's report.
+        timed: `(move's name) -> context`, entered while a move runs.
         log_every: steps between logged numbers.
         evaluation_rows: rows of a batch when scoring and evaluating.
         patience: skipped steps in a row that end the run.
@@ -92,6 +96,8 @@ class Context:
     seed: int
     log: Callable[[int, Mapping[str, Any]], None]
     progress: Callable[[int], Progress]
+    show: Callable[[Section], None] = lambda section: None
+    timed: Callable[[str], AbstractContextManager[None]] = lambda move: nullcontext()
     log_every: int = 20
     evaluation_rows: int = 128
     patience: int = 10
