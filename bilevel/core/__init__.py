@@ -2,6 +2,7 @@
 
 from bilevel.core.adjoint import identity as identity
 from bilevel.core.adjoint import optimizer_aware as optimizer_aware
+from bilevel.core.compiled import Compiled as Compiled
 from bilevel.core.hypergradient import implicit as implicit
 from bilevel.core.losses import Mean as Mean
 from bilevel.core.losses import Reduction as Reduction

@@ -59,5 +59,11 @@ def place_batch(batch: Mapping[str, Any], mesh: Mesh, axis: int = 0) -> dict[str
 
 
 def replicate(tree: Tree, mesh: Mesh) -> Tree:
-    """Puts a copy of every array of the tree on each device of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    """Puts a copy of every array of the tree on each device of the mesh; what is split over the mesh stays split."""
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def place(array: Any) -> NamedSharding:
+        placed = getattr(array, "sharding", None)
+        return placed if isinstance(placed, NamedSharding) and placed.mesh == mesh else whole
+
+    return jax.device_put(tree, jax.tree.map(place, tree))

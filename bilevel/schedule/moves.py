@@ -10,6 +10,7 @@ from functools import lru_cache
 import jax
 import numpy as np
 
+from bilevel.core.compiled import Compiled
 from bilevel.core.problem import Weighting
 from bilevel.schedule.batches import in_turn
 from bilevel.schedule.state import Context, RunState
@@ -171,4 +172,4 @@ class Evaluate(Move):
 @lru_cache(maxsize=16)
 def _compiled(function: Callable) -> Callable:
     """Returns one compiled function for each function, so that moves share compilations."""
-    return jax.jit(function)
+    return Compiled(function)

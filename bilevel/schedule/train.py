@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bilevel.core.compiled import Compiled
 from bilevel.core.problem import RowProblem
 from bilevel.core.solver import BOTH, Level, Solver, SolverState, StepReport
 from bilevel.runtime.devices import place_batch, replicate
@@ -161,9 +162,9 @@ def _stop_when_stuck(in_a_row: int, reports: list[StepReport], rows: Any, patien
 
 @lru_cache(maxsize=16)
 def _compiled_step(solver: Solver) -> Any:
-    return jax.jit(solver.step, static_argnames="updates", donate_argnums=0)
+    return Compiled(solver.step, donate_argnums=(0,))
 
 
 @lru_cache(maxsize=16)
 def _compiled_upper(problem: RowProblem) -> Any:
-    return jax.jit(lambda outer, inner, batch: problem.upper(outer, inner, batch).value)
+    return Compiled(lambda outer, inner, batch: problem.upper(outer, inner, batch).value)

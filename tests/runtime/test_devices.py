@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from bilevel.errors import InputError
 from bilevel.runtime.devices import data_mesh, place_batch, replicate
@@ -39,6 +40,15 @@ def test_sharded_gradient_equals_the_plain_one_and_is_on_every_device() -> None:
     np.testing.assert_allclose(spread[1]["w"], plain[1]["w"], rtol=1e-6)
     assert len(spread[1]["w"].sharding.device_set) == 8
     assert spread[1]["w"].sharding.is_fully_replicated
+
+
+def test_what_is_split_over_the_mesh_stays_split_and_the_rest_is_copied_to_every_device() -> None:
+    mesh = data_mesh()
+    split = jax.device_put(jnp.ones((8, 3)), NamedSharding(mesh, PartitionSpec("data")))
+    placed = replicate({"split": split, "whole": np.ones(3), "one": jnp.ones(())}, mesh)
+    shards = {name: {shard.data.shape for shard in x.addressable_shards} for name, x in placed.items()}
+    assert shards == {"split": {(1, 3)}, "whole": {(3,)}, "one": {()}}
+    assert all(len(x.sharding.device_set) == 8 for x in placed.values())
 
 
 @pytest.mark.parametrize(("rows", "fitting"), [(30, 6), (7, 7), (12, 6), (1, 1)])
