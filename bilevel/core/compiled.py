@@ -64,9 +64,7 @@ class Compiled:
             return jax.core.eval_jaxpr(jaxpr, constants, *jax.tree.leaves(arguments))
 
         run.__name__ = getattr(self._function, "__name__", "function")
-        return _Program(
-            jax.jit(run, donate_argnums=self._donated), traced.consts, jax.tree.structure(shapes)
-        )
+        return _Program(jax.jit(run, donate_argnums=self._donated), traced.consts, jax.tree.structure(shapes))
 
 
 def _signature(leaf: Any) -> Hashable:
