@@ -8,6 +8,7 @@ from bilevel.core.losses import Mean as Mean
 from bilevel.core.losses import Reduction as Reduction
 from bilevel.core.losses import RowLosses as RowLosses
 from bilevel.core.problem import Batch as Batch
+from bilevel.core.problem import OutputLoss as OutputLoss
 from bilevel.core.problem import Problem as Problem
 from bilevel.core.problem import RowProblem as RowProblem
 from bilevel.core.problem import Weighting as Weighting

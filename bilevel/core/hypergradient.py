@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import optax
 from flax import struct
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from bilevel.core.accumulate import mean_value_and_gradient
 from bilevel.core.losses import Mean
@@ -71,16 +72,21 @@ class Diagnostics(struct.PyTreeNode):
         upper_gradient_norm: of the upper level with respect to the inner variables.
         direction_norm: of q.
         hypergradient_norm: of the outer gradient.
+        stationarity: norm of the inner gradient of the lower level before the last lower step, relative to
+            `upper_gradient_norm`: how far the lower level is from an optimum, which implicit rules take for granted.
         residual: relative residual of a linear system.
-        curvature: smallest curvature p.Hp / p.p that was met.
+        curvature: smallest curvature p.Ap / p.p that was met in the system's matrix A = H + damping I.
+        damping: what was added to every eigenvalue.
         finite: whether the estimate is.
     """
 
     upper_gradient_norm: Any = None
     direction_norm: Any = None
     hypergradient_norm: Any = None
+    stationarity: Any = None
     residual: Any = None
     curvature: Any = None
+    damping: Any = None
     finite: Any = None
 
 
@@ -145,16 +151,24 @@ def implicit(adjoint: Adjoint) -> Hypergradient:
         signal = levels.lower.cross_signal(point.outer, point.weighed.weights, at, last_batch, q)
         cross = point.weighed.outer_gradient(optax.tree.scale(-1.0, signal))
         gradient = optax.tree.add(upper_outer, cross)
+        upper_norm = norm(upper_inner)
         return Estimate(
             gradient,
             upper,
             state,
             diagnostics.replace(
-                upper_gradient_norm=norm(upper_inner),
+                upper_gradient_norm=upper_norm,
                 direction_norm=norm(q),
                 hypergradient_norm=norm(gradient),
-                finite=all_finite((upper, q, gradient)),
+                stationarity=stationarity(point.gradient, upper_norm),
+                # A solver that met NaN may have stopped before it reached q.
+                finite=all_finite((upper, q, gradient, diagnostics.residual)),
             ),
         )
 
     return Hypergradient(adjoint.init, estimate)
+
+
+def stationarity(lower_gradient: PyTree, upper_gradient_norm: Array) -> Float[Array, ""]:
+    """Returns `Diagnostics.stationarity`, for estimators that fill it in themselves."""
+    return norm(lower_gradient) / jnp.maximum(upper_gradient_norm, jnp.finfo(jnp.float32).tiny)

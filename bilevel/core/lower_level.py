@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from bilevel.core.accumulate import divide, mean_value_and_gradient, over_micro_batches
 from bilevel.core.losses import Mean, RowLosses
-from bilevel.core.problem import Batch, Problem, RowProblem
+from bilevel.core.problem import Batch, OutputLoss, Problem, RowProblem
 from bilevel.core.tree import PyTree
 
 
@@ -51,12 +51,18 @@ class LowerLevel(NamedTuple):
         cross_signal: `(outer, weights, inner, batches, direction) -> signal` of
             d/d outer < grad_inner lower, direction >.
         remember: `(memory, batches, row_losses) -> memory`.
+        loss: `(outer, weights, inner, batch) -> Mean` of one micro-batch at fixed weights, for second derivatives.
+        outputs: `(inner, batch) -> tree`, where the problem says what its outputs are; else None.
+        loss_of_outputs: `(outer, weights, outputs, batch) -> Mean`, likewise.
     """
 
     weigh: Callable[[PyTree, PyTree, PyTree, Batch], Weighed]
     gradient: Callable[[PyTree, Any, PyTree, Batch], LowerPass]
     cross_signal: Callable[[PyTree, Any, PyTree, Batch, PyTree], PyTree]
     remember: Callable[[PyTree, Batch, Any], PyTree]
+    loss: Callable[[PyTree, Any, PyTree, Batch], Mean]
+    outputs: Callable[[PyTree, Batch], PyTree] | None = None
+    loss_of_outputs: Callable[[PyTree, Any, PyTree, Batch], Mean] | None = None
 
 
 def lower_level(problem: Problem | RowProblem) -> LowerLevel:
@@ -103,7 +109,18 @@ def _of_rows(problem: RowProblem) -> LowerLevel:
         scores, losses = row_scores(problem, inner, batches, direction)
         return scores / jnp.maximum(losses.denominator(reduction), 1)
 
-    return LowerLevel(weigh, gradient, cross_signal, weighting.update)
+    def loss(outer: PyTree, weights: Float[Array, " rows"], inner: PyTree, batch: Batch) -> Mean:
+        return problem.row_losses(inner, batch).weighted(weights, reduction)
+
+    level = LowerLevel(weigh, gradient, cross_signal, weighting.update, loss)
+    if not isinstance(problem.row_losses, OutputLoss):
+        return level
+    split = problem.row_losses
+
+    def loss_of_outputs(outer: PyTree, weights: Float[Array, " rows"], outputs: PyTree, batch: Batch) -> Mean:
+        return split.loss(outputs, batch).weighted(weights, reduction)
+
+    return level._replace(outputs=split.outputs, loss_of_outputs=loss_of_outputs)
 
 
 def _of_functions(problem: Problem) -> LowerLevel:
@@ -127,7 +144,18 @@ def _of_functions(problem: Problem) -> LowerLevel:
 
         return mean_value_and_gradient(slope, (outer,), batches)[1][0]
 
-    return LowerLevel(weigh, gradient, cross_signal, lambda memory, batches, losses: memory)
+    def loss(outer: PyTree, weights: None, inner: PyTree, batch: Batch) -> Mean:
+        return problem.lower(outer, inner, batch)
+
+    level = LowerLevel(weigh, gradient, cross_signal, lambda memory, batches, losses: memory, loss)
+    if not isinstance(problem.lower, OutputLoss):
+        return level
+    split = problem.lower
+
+    def loss_of_outputs(outer: PyTree, weights: None, outputs: PyTree, batch: Batch) -> Mean:
+        return split.loss(outer, outputs, batch)
+
+    return level._replace(outputs=split.outputs, loss_of_outputs=loss_of_outputs)
 
 
 def row_losses(problem: RowProblem, inner: PyTree, batches: Batch) -> RowLosses:

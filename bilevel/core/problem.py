@@ -21,11 +21,33 @@ Batch = Mapping[str, Any]
 """Arrays by name. A batch of rows has `row_id`, int32 [..., rows], -1 for the filler rows."""
 
 
+class OutputLoss(NamedTuple):
+    """A loss of outputs: says where a model ends and its loss begins, so that Gauss-Newton products exist.
+
+    It stands wherever the plain function would: `RowProblem(OutputLoss(logits, losses), ...)`,
+    `Problem(OutputLoss(outputs, loss), upper)`. The loss should be convex in the outputs; terms of the inner
+    variables themselves (a ridge) join by making these variables outputs too.
+
+    Attributes:
+        outputs: `(inner, batch) -> tree`.
+        loss: `(outputs, batch) -> RowLosses` as a row loss, `(outer, outputs, batch) -> Mean` as a lower level.
+    """
+
+    outputs: Callable[[PyTree, Batch], PyTree]
+    loss: Callable[..., Any]
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Evaluates the whole: `(inner, batch)` for rows, `(outer, inner, batch)` for a lower level."""
+        *outer, inner, batch = arguments
+        return self.loss(*outer, self.outputs(inner, batch), batch)
+
+
 class Problem(NamedTuple):
     """The general form.
 
     Attributes:
-        lower: `(outer, inner, batch) -> Mean`, what the inner variables minimise.
+        lower: `(outer, inner, batch) -> Mean`, what the inner variables minimise. An `OutputLoss` allows
+            Gauss-Newton products.
         upper: `(outer, inner, batch) -> Mean`, what the outer variables minimise.
     """
 
@@ -55,7 +77,7 @@ class RowProblem(NamedTuple):
     """The form of every method on data: lower = mean over rows of w_i(outer) l_i(inner).
 
     Attributes:
-        row_losses: `(inner, batch) -> RowLosses`.
+        row_losses: `(inner, batch) -> RowLosses`. An `OutputLoss` allows Gauss-Newton products.
         weighting: from outer variables to row weights.
         upper: `(outer, inner, batch) -> Mean`, usually the loss on trusted data.
         outer_penalty: `(outer, memory, batch) -> scalar`, added to the upper level on each lower batch: an entropy

@@ -22,12 +22,27 @@ def vdot(left: PyTree, right: PyTree) -> Float[Array, ""]:
         dtype = jnp.promote_types(jnp.result_type(x, y), jnp.float32)
         return jnp.sum(x.astype(dtype) * y.astype(dtype))
 
-    return sum(jax.tree.leaves(jax.tree.map(leaf, left, right)), start=jnp.zeros(()))
+    return sum(jax.tree.leaves(jax.tree.map(leaf, left, right)), start=jnp.zeros((), jnp.float32))
 
 
 def norm(tree: PyTree) -> Float[Array, ""]:
     """Returns the Euclidean norm of all entries of a tree, accumulated in at least float32."""
     return jnp.sqrt(vdot(tree, tree))
+
+
+def widened(tree: PyTree) -> PyTree:
+    """Returns the tree with floating-point leaves in at least float32: what linear solvers compute in."""
+    return jax.tree.map(lambda x: x.astype(jnp.promote_types(jnp.result_type(x), jnp.float32)), tree)
+
+
+def add_scaled(tree: PyTree, factor: Array | float, other: PyTree) -> PyTree:
+    """Returns tree + factor * other in the first tree's dtypes, whatever the factor's is."""
+    return jax.tree.map(lambda x, y: (x + factor * y).astype(jnp.result_type(x)), tree, other)
+
+
+def size(tree: PyTree) -> int:
+    """Returns the number of entries of all leaves."""
+    return sum(jnp.size(leaf) for leaf in jax.tree.leaves(tree))
 
 
 def all_finite(tree: PyTree) -> Bool[Array, ""]:

@@ -101,8 +101,51 @@ ONE_STEP = (
     Case("breast_cancer, ridges", EstimatorSettings("optimizer_aware"), cosine=0.5),
     Case("digits, rows", EstimatorSettings("optimizer_aware"), cosine=0.5),
 )
+CG20, CG80 = {"iterations": 20}, {"iterations": 80}
+IMPLICIT = (
+    Case("quadratic", EstimatorSettings("dense"), error=1e-12),
+    Case("indefinite quadratic", EstimatorSettings("dense"), error=1e-12),
+    Case("breast_cancer, ridges", EstimatorSettings("dense"), error=1e-11),
+    Case("breast_cancer, rows", EstimatorSettings("dense"), error=1e-11),
+    Case("digits, rows", EstimatorSettings("dense"), error=1e-11),
+    Case(
+        "quadratic", EstimatorSettings("conjugate_gradient", iterations=3), error=0.5, more={"iterations": 12}
+    ),
+    Case(
+        "quadratic",
+        EstimatorSettings("conjugate_gradient", iterations=12),
+        error=1e-10,
+        more={"iterations": 48},
+    ),
+    Case(
+        "breast_cancer, ridges", EstimatorSettings("conjugate_gradient", iterations=20), error=1e-8, more=CG80
+    ),
+    Case(
+        "breast_cancer, rows", EstimatorSettings("conjugate_gradient", iterations=20), error=1e-8, more=CG80
+    ),
+    Case("digits, rows", EstimatorSettings("conjugate_gradient", iterations=20), error=1e-4, more=CG80),
+    Case("quadratic", EstimatorSettings("neumann", iterations=50), error=0.2, more={"iterations": 200}),
+    Case(
+        "breast_cancer, ridges",
+        EstimatorSettings("neumann", iterations=200),
+        error=1e-8,
+        more={"iterations": 800},
+    ),
+    Case(
+        "breast_cancer, rows",
+        EstimatorSettings("neumann", iterations=200),
+        error=1e-8,
+        more={"iterations": 800},
+    ),
+    Case("digits, rows", EstimatorSettings("neumann", iterations=200), error=1e-4, more={"iterations": 800}),
+    Case("quadratic", EstimatorSettings("nystrom", rank=12, damping=1e-9), error=1e-6),
+    Case(
+        "breast_cancer, rows", EstimatorSettings("nystrom", rank=7, damping=0.1), error=0.6, more={"rank": 28}
+    ),
+    Case("breast_cancer, rows", EstimatorSettings("nystrom", rank=31, damping=1e-9), error=1e-5),
+)
 FIRST_ORDER = (
     Case("breast_cancer, ridges", EstimatorSettings("penalty", gamma=100.0), cosine=0.97, settle=200),
 )
 
-CASES = (*ONE_STEP, *FIRST_ORDER)
+CASES = (*ONE_STEP, *IMPLICIT, *FIRST_ORDER)

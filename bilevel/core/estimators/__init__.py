@@ -12,6 +12,7 @@ import optax
 from jaxtyping import Array
 
 from bilevel.core.estimators.first_order import FIRST_ORDER
+from bilevel.core.estimators.implicit import IMPLICIT
 from bilevel.core.estimators.one_step import ONE_STEP
 from bilevel.core.estimators.settings import EstimatorName as EstimatorName
 from bilevel.core.estimators.settings import EstimatorSettings as EstimatorSettings
@@ -21,7 +22,7 @@ from bilevel.core.problem import Problem, RowProblem
 from bilevel.core.solver import Solver
 from bilevel.core.tree import PyTree
 
-ESTIMATORS: dict[str, Estimator] = {row.name: row for row in (*ONE_STEP, *FIRST_ORDER)}
+ESTIMATORS: dict[str, Estimator] = {row.name: row for row in (*ONE_STEP, *IMPLICIT, *FIRST_ORDER)}
 
 
 def make_solver(
