@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -24,12 +24,20 @@ from bilevel.data.corpus import make_corpus
 from bilevel.data.sets import PreparedSets, prepare_sets
 from bilevel.errors import InputError
 from bilevel.objectives import exact_matches, response_losses
+from bilevel.runtime.devices import AXIS, data_mesh
 from bilevel.runtime.timing import part
-from experiments.options import CorpusOptions, DataOptions, ModelOptions
-from models.folder import read_folder
-from models.hub import local_folder
+from experiments.options import CorpusOptions, DataOptions, LoraOptions, ModelOptions
+from experiments.tuned_model import (
+    Compute,
+    TunedModel,
+    begin_adapter,
+    compute_of,
+    find_model,
+    load_model,
+    random_config,
+)
 
-_POSITIONS = 512
+_ALL_PARAMETERS = LoraOptions()
 
 
 @dataclass(frozen=True)
@@ -38,63 +46,77 @@ class Inputs:
 
     sets: PreparedSets
     tokenizer: Tokenizer
-    config: models.DecoderConfig
-    params: Any
-    source: Path | None
-    """The folder that the model was read from."""
+    model: TunedModel
+    token_scores: Callable[[Any, Batch], models.TokenScores]
+    """`(inner, batch) -> TokenScores`, by the attention path of `first_order`."""
     row_losses: Callable[[Any, Batch], RowLosses]
-    """`(params, batch) -> RowLosses` of this model."""
+    """`(inner, batch) -> RowLosses`, with every derivative."""
+    first_order: Callable[[Any, Batch], RowLosses]
+    """The same with values and gradients alone, by the device's fastest kernels."""
     evaluate: Callable[[Any, Batch], tuple[RowLosses, jax.Array]]
-    """`(params, batch) -> (row losses, exact matches)` of this model."""
+    """`(inner, batch) -> (row losses, exact matches)`."""
+
+    @property
+    def params(self) -> Any:
+        """The inner variables that every method starts from: all parameters, or an adapter."""
+        return self.model.start
 
 
-def load_inputs(data: DataOptions, corpus: CorpusOptions, model: ModelOptions, seed: int) -> Inputs:
+def load_inputs(
+    data: DataOptions,
+    corpus: CorpusOptions,
+    model: ModelOptions,
+    seed: int,
+    lora: LoraOptions = _ALL_PARAMETERS,
+) -> Inputs:
     """Loads everything that a run starts from, cheapest checks first.
 
     Raises:
         InputError: flags that do not fit together, or unusable rows or tokenizer.
-        ModelError: an unusable model folder.
+        ModelError: an unusable model folder, or an adapter that does not fit it.
     """
     if seed < 0:
         raise InputError(f"--seed {seed} is negative; give 0 or more")
+    if lora.chosen and not lora.merge and model.model is None:
+        raise InputError("an adapter needs its model: name one with --model, or write both with --merge")
+    found = find_model(model)
+    if found is not None:
+        begin_adapter(lora, found[1], seed)
     with part("reading rows"):
         pool, validation, test = _read_sets(data, corpus, seed)
     template = get_template(data.template)
-    if model.model is not None:
-        with part("reading the model"):
-            source = local_folder(model.model)
-            config, params = read_folder(source, dtype="float32")
+    if found is not None:
+        source, config = found
         tokenizer = load_tokenizer(model.tokenizer or source)
         max_length = min(data.max_length, config.max_positions)
     else:
-        source = None
         texts = [text for row in pool.rows for text in (template.prompt(row), row.output)]
         tokenizer = (
             load_tokenizer(model.tokenizer) if model.tokenizer else train_tokenizer(texts, model.vocab_size)
         )
         max_length = data.max_length
-        config = models.DecoderConfig(
-            vocab_size=len(tokenizer.get_vocab()),
-            width=model.width,
-            layers=model.layers,
-            heads=model.heads,
-            kv_heads=model.kv_heads,
-            mlp_width=model.mlp_width,
-            max_positions=max(_POSITIONS, max_length),
-            # Rows of unit length: with tied embeddings a narrow model learns far faster.
-            init_std=model.width**-0.5,
-        )
-        params = models.init(config, jax.random.key(seed))
+        config = random_config(model, len(tokenizer.get_vocab()), max_length)
     check_vocabulary(tokenizer, config.vocab_size)
     with part("encoding rows"):
         sets = prepare_sets(pool, validation, test, tokenizer, template, max_length, data.max_rejected)
+    mesh = data_mesh()
+    with part("reading the model"):
+        tuned = load_model(model, lora, found, config, mesh, seed)
+    if tuned.described:
+        sets = replace(sets, notices=(*sets.notices, tuned.described))
+    length = max(rows.tokens.shape[1] for rows in sets.encoded.values())
+    return _inputs(sets, tokenizer, tuned, compute_of(model, config, length, mesh.shape[AXIS]))
 
-    def token_scores(params: Any, batch: Batch) -> models.TokenScores:
-        return models.token_scores(params, batch, config)
 
-    return Inputs(
-        sets, tokenizer, config, params, source, response_losses(token_scores), exact_matches(token_scores)
+def _inputs(sets: PreparedSets, tokenizer: Tokenizer, model: TunedModel, compute: Compute) -> Inputs:
+    fast, safe = (
+        partial(model.token_scores, compute=compute, attention=attention)
+        for attention in (compute.first_order, compute.forward)
     )
+    row_losses = response_losses(safe)
+    # One function where there is one path, so that it is compiled once.
+    first_order = row_losses if compute.first_order == compute.forward else response_losses(fast)
+    return Inputs(sets, tokenizer, model, fast, row_losses, first_order, exact_matches(fast))
 
 
 def _read_sets(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from bilevel.data.corpus import Shares
+from bilevel.errors import InputError
+from bilevel.methods import TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -44,10 +48,20 @@ class CorpusOptions:
 class ModelOptions:
     """Which model: a Hugging Face folder, or (without --model) a small Llama from random weights."""
 
-    model: Path | None = None
+    model: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER|NAME")] = None
     """Hugging Face folder (Llama, Mistral, Qwen 2, Qwen 3, GPT-2) or name on the hub to start from."""
-    tokenizer: Path | None = None
+    tokenizer: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Folder of a fast tokenizer; by default the model's, or a byte-level BPE trained on the training rows."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the model computes in. What is trained and its optimizer stay float32; parameters under an adapter are
+    held in this type."""
+    attention: Literal["auto", "exact", "blockwise", "fused"] = "auto"
+    """`exact` holds all scores, `blockwise` 256 x 256 of them, `fused` is the device's own kernel (values and gradients
+    alone); `auto` takes the kernel where there is one and forward-mode passes where it cannot serve the others."""
+    remat: Literal["none", "dots", "full"] = "dots"
+    """What the backward pass keeps of a layer: everything, the results of its linear maps, or its input alone."""
+    shard: bool = False
+    """Split the parameters over the devices, instead of keeping a copy on each."""
     vocab_size: int = 640
     """Vocabulary of the trained BPE."""
     width: int = 64
@@ -60,3 +74,58 @@ class ModelOptions:
     """Key/value heads of the random model."""
     mlp_width: int = 256
     """MLP width of the random model."""
+
+
+@dataclass(frozen=True)
+class LoraOptions:
+    """Train a low-rank adapter beside a frozen model, instead of all parameters (Hu et al., 2021)."""
+
+    rank: int | None = None
+    """Rank of a fresh adapter; without one (and without --lora.adapter) all parameters are trained."""
+    alpha: float = 16.0
+    """The adapter's product is scaled by alpha / rank."""
+    targets: tuple[str, ...] = ("q_proj", "v_proj")
+    """Linear maps that get an adapter: the checkpoint's names, ours (query, value, up ...), or `all`."""
+    adapter: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """A PEFT adapter folder to go on from; its rank, alpha and targets stand."""
+    merge: Annotated[bool, tyro.conf.arg(prefix_name=False), tyro.conf.FlagCreatePairsOff] = False
+    """Write model/ with the adapter added into the model's parameters, instead of the adapter alone."""
+
+    @property
+    def chosen(self) -> bool:
+        """Whether an adapter is trained."""
+        return self.rank is not None or self.adapter is not None
+
+    def __post_init__(self) -> None:
+        defaults = type(self).__dataclass_fields__
+        given = [n for n in ("alpha", "targets") if getattr(self, n) != defaults[n].default]
+        if self.rank is not None and self.rank < 1:
+            raise ValueError(f"lora.rank must be at least 1, not {self.rank}")
+        if not self.alpha > 0:
+            raise ValueError(f"lora.alpha must be positive, not {self.alpha}")
+        if self.rank is not None and self.adapter is not None:
+            raise ValueError("lora.rank is of a fresh adapter, and lora.adapter has its own: leave one out")
+        if given and self.rank is None:
+            raise ValueError(f"lora.{given[0]} is of a fresh adapter: give it a rank with --lora.rank")
+        if self.merge and not self.chosen:
+            raise ValueError("merge needs an adapter to merge: give --lora.rank or --lora.adapter")
+
+
+def in_steps(training: TrainingSettings, defaults: TrainingSettings, rows: int) -> TrainingSettings:
+    """Returns the settings with epochs turned into steps.
+
+    Args:
+        training: from the flags.
+        defaults: the preset's. Where flags changed its steps alone, they take the place of its epochs.
+        rows: rows of one epoch.
+
+    Raises:
+        InputError: flags give both.
+    """
+    if training.epochs is None or training.steps == defaults.steps:
+        return training.over(rows)
+    if training.epochs != defaults.epochs:
+        raise InputError(
+            f"--steps {training.steps} and --epochs {training.epochs:g} say two things: leave one out"
+        )
+    return replace(training, epochs=None)

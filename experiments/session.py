@@ -23,7 +23,6 @@ from bilevel.runtime.table import format_table, method_title
 from bilevel.runtime.timing import part, write_timings
 from bilevel.schedule import Context, Evaluate, RunState, Schedule, check_schedule, run_schedule
 from experiments.inputs import Inputs
-from models.folder import write_folder
 
 Methods = Mapping[str, tuple[RowProblem, Schedule]]
 
@@ -74,13 +73,7 @@ def run_methods(
             if name == main:
                 with part("writing rows and model"):
                     write_row_results(folder, pool, signals, state.sets["selected"])
-                    write_folder(
-                        folder / "model",
-                        inputs.config,
-                        state.models["current"],
-                        source=inputs.source,
-                        tokenizer=inputs.tokenizer,
-                    )
+                    inputs.model.write(folder / "model", state.models["current"], inputs.tokenizer)
             write_timings(folder)
     write_summary(
         folder,

@@ -16,6 +16,7 @@ _HOMES = {
     "abstract_values": "models.parameters",
     "cast": "models.precision",
     "declare": "models.decoder",
+    "find_targets": "models.adapter_folder",
     "from_linen": "models.flax_modules",
     "from_nnx": "models.flax_modules",
     "generate": "models.sampling",

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -140,6 +140,39 @@ def read_adapter(
                 factors = _read_module(stored, module, key, config.layers, ours.scale / settings.scale, dtype)
                 adapter.setdefault(TARGETS[target], {})[target] = factors
     return settings, {"layers": adapter}
+
+
+def find_targets(config: DecoderConfig, names: Sequence[str]) -> tuple[str, ...]:
+    """The linear maps of an architecture that go by these names.
+
+    Args:
+      config: the architecture.
+      names: as the checkpoint has them (`q_proj`, `self_attn.q_proj`, GPT-2's `c_attn` for three maps at once), as
+        `models.lora.TARGETS` has them, or `all`.
+
+    Returns:
+      Keys of `models.lora.TARGETS`, in its order.
+
+    Raises:
+      ModelError: for a name that matches nothing, and for no name.
+    """
+    known: dict[str, set[str]] = {}
+    for module, keys in _modules(config).items():
+        parts = module.split(".")
+        for count in (1, 2):
+            known.setdefault(".".join(parts[-count:]), set()).update(keys)
+        for target in keys:
+            known.setdefault(target, set()).add(target)
+        known.setdefault("all", set()).update(keys)
+    for name in names or [""]:
+        if name not in known:
+            modules = _modules(config)
+            choices = [*(_short(module, modules) for module in modules), "all"]
+            raise ModelError(
+                f"no linear map of a layer is called {name!r}: choose among {', '.join(choices)}"
+            )
+    found = set().union(*(known[name] for name in names))
+    return tuple(target for target in TARGETS if target in found)
 
 
 class _Blocks(NamedTuple):

@@ -34,5 +34,6 @@ def local_folder(name: str | os.PathLike[str], patterns: Sequence[str] = PATTERN
         reason = str(error).strip().partition("\n")[0]
         raise ModelError(
             f"{name}: no such folder, and the hub gave no model of that name ({type(error).__name__}: {reason}); "
-            f"check the name, or fetch it where there is a network: hf download {name}"
+            f"check the name, or fetch it where there is a network (hf download {name} --local-dir FOLDER) and name "
+            "that folder instead"
         ) from None

@@ -59,7 +59,6 @@ class BDSSettings:
         entropy: strength of the entropy term, in nats; keeps the weights from collapsing onto few rows.
         floor: smallest weight, in [0, 1).
         keep_share: share of the pool that trains, the rest gated to zero by rank.
-        top_share: share of the pool that the run selects at its end.
     """
 
     estimator: Literal["penalty", "penalty_single", "identity", "optimizer_aware"] = "penalty_single"
@@ -72,7 +71,6 @@ class BDSSettings:
     entropy: float = 0.4
     floor: float = 0.0
     keep_share: float = 1.0
-    top_share: float = 0.5
 
     def __post_init__(self) -> None:
         for name, inside, allowed in (
@@ -83,7 +81,6 @@ class BDSSettings:
             ("entropy", self.entropy >= 0, "0 or more"),
             ("floor", 0 <= self.floor < 1, "in [0, 1)"),
             ("keep_share", 0 < self.keep_share <= 1, "in (0, 1]"),
-            ("top_share", 0 < self.top_share <= 1, "in (0, 1]"),
         ):
             if not inside:
                 raise ValueError(f"{name} must be {allowed}, not {getattr(self, name)}")
@@ -99,6 +96,7 @@ def bds(
     pool_rows: int,
     training: TrainingSettings,
     settings: BDSSettings,
+    top_share: float = 0.5,
 ) -> tuple[RowProblem, Schedule]:
     """Returns BDS as a problem and a schedule.
 
@@ -108,6 +106,7 @@ def bds(
         pool_rows: rows of the pool, N.
         training: how the lower level is trained.
         settings: what this method adds.
+        top_share: share of the pool that is selected at the end, in (0, 1].
 
     Returns:
         The problem, and one round: losses at the start, training at frozen and then at moving weights, the weights,
@@ -125,7 +124,7 @@ def bds(
         Train(problem, solver, training.steps - warmup, training.plan),
         Weigh(weighting),
         Score("loss_end"),
-        Select("weight", into="selected", share=settings.top_share),
+        Select("weight", into="selected", share=top_share),
     )
     return problem, (moves,)
 
@@ -152,7 +151,7 @@ def _outer_optimizer(settings: BDSSettings) -> optax.GradientTransformation:
             "published runs: take rule exponentiated or sgd to weigh rows",
             stacklevel=3,
         )
-        return optax.adam(settings.rate)
+        return optax.adam(settings.rate, b1=0.9, b2=0.95)
     if settings.rule == "exponentiated":
         return exponentiated_gradient(settings.rate)
     return visited_sgd(settings.rate)

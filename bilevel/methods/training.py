@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import optax
 
@@ -15,6 +16,7 @@ class TrainingSettings:
 
     Attributes:
         steps: optimizer steps.
+        epochs: passes over the training rows, instead of steps.
         batch_rows: rows of a lower batch, over all devices and micro-batches.
         upper_rows: rows of an upper batch.
         accumulate: micro-batches that a batch is cut into; gradients are accumulated exactly.
@@ -28,6 +30,7 @@ class TrainingSettings:
     """
 
     steps: int = 1000
+    epochs: float | None = None
     batch_rows: int = 32
     upper_rows: int = 32
     accumulate: int = 1
@@ -42,11 +45,19 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, not {self.steps}")
+        if self.epochs is not None and self.epochs <= 0:
+            raise ValueError(f"epochs must be positive, not {self.epochs}")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
         if not 0 <= self.warmup_share < 1:
             raise ValueError(f"warmup_share must be in [0, 1), not {self.warmup_share}")
         self.plan  # noqa: B018  (checks that the batches can be cut)
+
+    def over(self, rows: int) -> TrainingSettings:
+        """Returns the same settings with epochs over so many rows turned into steps."""
+        if self.epochs is None:
+            return self
+        return replace(self, steps=max(1, math.ceil(self.epochs * rows / self.batch_rows)), epochs=None)
 
     @property
     def plan(self) -> BatchPlan:

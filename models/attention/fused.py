@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, DTypeLike, Int
 
 from models.attention.exact import Attend, Keys, Queries, causal_mask
 from models.attention.reverse_only import reverse_only
@@ -27,6 +27,21 @@ def fused(segments: Int[Array, "sequences positions"], window: int | None = None
         )
     attend = KERNELS[device](segments, window)
     return lambda query, key, value: attend(reverse_only(query), reverse_only(key), reverse_only(value))
+
+
+def has_kernel(head_dim: int, dtype: DTypeLike, devices: int = 1) -> bool:
+    """Whether `fused` would run.
+
+    Args:
+      head_dim: size of one head.
+      dtype: what the model computes in.
+      devices: how many share a batch by `jax.jit` alone.
+    """
+    device = jax.default_backend()
+    if device == "gpu":
+        return jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16) and head_dim % 8 == 0 and head_dim <= 128
+    # XLA does not split splash's kernel over devices by itself.
+    return device in KERNELS and (device != "tpu" or devices == 1)
 
 
 def cudnn(segments: Int[Array, "sequences positions"], window: int | None = None) -> Attend:

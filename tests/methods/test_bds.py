@@ -94,7 +94,6 @@ def test_adam_on_softmax_logits_warns_and_still_runs():
         ({"rate": 0.0}, "rate"),
         ({"floor": 1.0}, "floor"),
         ({"keep_share": 0.0}, "keep_share"),
-        ({"top_share": 0.0}, "top_share"),
         ({"entropy": -1.0}, "entropy"),
         ({"outer_warmup": -1}, "outer_warmup"),
         ({"weights": "sigmoid", "rule": "exponentiated"}, "softmax"),

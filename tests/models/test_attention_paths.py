@@ -11,7 +11,7 @@ import pytest
 import models
 from models import DecoderConfig, ModelError
 from models.attention import blockwise, exact
-from models.attention.fused import KERNELS, cudnn, splash
+from models.attention.fused import KERNELS, cudnn, has_kernel, splash
 
 CONFIG = DecoderConfig(vocab_size=17, width=16, layers=2, heads=4, kv_heads=2, mlp_width=20)
 PARAMS = models.init(CONFIG, jax.random.key(0))
@@ -132,6 +132,25 @@ def test_a_forward_derivative_of_fused_names_the_remedy(name: str) -> None:
 def test_a_forward_derivative_of_fused_is_refused_outside_jit() -> None:
     with pytest.raises(ModelError, match="attention 'fused' has no forward-mode derivative"):
         FORWARD["jvp"](PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("device", "head_dim", "dtype", "devices", "serves"),
+    [
+        ("gpu", 64, jnp.bfloat16, 8, True),
+        ("gpu", 64, jnp.float32, 1, False),
+        ("gpu", 256, jnp.bfloat16, 1, False),
+        ("gpu", 12, jnp.bfloat16, 1, False),
+        ("tpu", 256, jnp.float32, 1, True),
+        ("tpu", 64, jnp.bfloat16, 4, False),
+        ("cpu", 64, jnp.bfloat16, 1, False),
+    ],
+)
+def test_kernels_say_what_they_serve(
+    device: str, head_dim: int, dtype: type, devices: int, serves: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: device)
+    assert has_kernel(head_dim, dtype, devices) == serves
 
 
 def test_fused_needs_a_device_with_a_kernel() -> None:

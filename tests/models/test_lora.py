@@ -208,3 +208,26 @@ def test_adapters_of_other_settings_are_not_written(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="the adapter has no mlp/up, which its settings name"):
         models.write_adapter(tmp_path, LLAMA, LoraConfig(2, targets=("query", "up")), adapter)
     assert not (tmp_path / WEIGHTS).exists()
+
+
+@pytest.mark.parametrize(
+    ("family", "names", "found"),
+    [
+        ("llama", ("v_proj", "q_proj"), ("query", "value")),
+        ("llama", ("self_attn.o_proj", "up"), ("output", "up")),
+        ("llama", ("all",), tuple(TARGETS)),
+        ("gpt2", ("c_attn",), ("query", "key", "value")),
+        ("gpt2", ("attn.c_proj", "mlp.c_proj"), ("output", "down")),
+        ("gpt2", ("c_proj",), ("output", "down")),
+    ],
+)
+def test_targets_go_by_the_names_of_checkpoints_and_by_ours(
+    family: str, names: tuple[str, ...], found: tuple[str, ...]
+) -> None:
+    assert models.find_targets(FAMILIES[family], names) == found
+
+
+@pytest.mark.parametrize("names", [("q_proj", "w_proj"), ("",), ()])
+def test_names_that_match_no_linear_map_are_refused(names: tuple[str, ...]) -> None:
+    with pytest.raises(ModelError, match=r"is called '(w_proj)?': choose among q_proj, k_proj, .*, all"):
+        models.find_targets(LLAMA, names)
