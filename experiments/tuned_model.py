@@ -140,7 +140,9 @@ def find_model(options: ModelOptions) -> tuple[Path, DecoderConfig] | None:
     config = models.read_config(folder)
     if Path(options.model).is_dir():
         with ExitStack() as stack:
-            open_folder(folder, stack)  # headers alone: missing and broken files are found before rows are read
+            open_folder(
+                folder, stack
+            )  # headers alone: missing and broken files are found before rows are read
     return folder, config
 
 
