@@ -2,7 +2,9 @@
 
 from bilevel.data.checks import Overlap, check_overlap, check_rejected
 from bilevel.data.corpus import Corpus, Shares, make_corpus
+from bilevel.data.documents import read_documents, read_passages, source_of
 from bilevel.data.encode import EncodedRows, Encoding, Truncated, encode_rows
+from bilevel.data.encode_text import encode_documents, encode_passages
 from bilevel.data.files import ReadRows, read_rows, write_rejected, write_rows
 from bilevel.data.order import RowOrder
 from bilevel.data.packing import PackedRows, first_fit_decreasing, pack_rows
@@ -31,13 +33,18 @@ __all__ = [
     "check_overlap",
     "check_rejected",
     "check_vocabulary",
+    "encode_documents",
+    "encode_passages",
     "encode_rows",
     "first_fit_decreasing",
     "get_template",
     "load_tokenizer",
     "make_corpus",
     "pack_rows",
+    "read_documents",
+    "read_passages",
     "read_rows",
+    "source_of",
     "train_tokenizer",
     "write_rejected",
     "write_rows",

@@ -108,9 +108,7 @@ def test_a_member_that_is_not_finite_is_left_out_and_counted():
     assert (int(after.skipped), int(after.skipped_in_a_row)) == (1, 1)
     chex.assert_trees_all_equal(member(after, 1).inner, member(state, 1).inner)
     own = {name: value[:1] for name, value in lower.items()}
-    alone, _ = compiled(base())(
-        base().init(jax.random.key(0), network(jax.random.key(1))), own, upper_batch
-    )
+    alone, _ = compiled(base())(base().init(jax.random.key(0), network(jax.random.key(1))), own, upper_batch)
     np.testing.assert_allclose(after.outer.inner, alone.outer.inner, rtol=1e-4, atol=1e-6)
 
 

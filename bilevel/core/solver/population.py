@@ -106,8 +106,9 @@ def population(
         kept: Population = state.extra
         own, own_report = state, None
         if "inner" in updates:
+            inner: tuple[Level, ...] = ("inner",)
             own, own_report = solver.step(
-                state.replace(extra=kept.extra), lower_batches, upper_batches, ("inner",)
+                state.replace(extra=kept.extra), lower_batches, upper_batches, inner
             )
         if "outer" not in updates:
             assert own_report is not None  # some level moves
@@ -120,7 +121,9 @@ def population(
         dealt = {name: _deal(value, members) for name, value in lower_batches.items()}
         fresh = jax.tree.map(lambda x: jnp.broadcast_to(x, (members, *x.shape[1:])), kept.fresh)
 
-        def one(arguments: tuple) -> tuple[SolverState, PyTree, StepReport]:
+        def one(
+            arguments: tuple[SolverState, SolverState, Array, Batch],
+        ) -> tuple[SolverState, PyTree, StepReport]:
             return advance(state, *arguments, upper_batches)
 
         run = jax.vmap(one) if together else lambda arguments: jax.lax.map(one, arguments)
@@ -159,8 +162,8 @@ def _deal(batches: Array, members: int) -> Array:
 def _joined(reports: StepReport) -> StepReport:
     """One report of all members: their losses as sums, their rows side by side, the mean of what they saw."""
 
-    def total(mean: Mean | None) -> Mean | None:
-        return mean if mean is None else Mean(jnp.sum(mean.total), jnp.sum(jnp.asarray(mean.count)))
+    def total(mean: Mean) -> Mean:
+        return Mean(jnp.sum(mean.total), jnp.sum(jnp.asarray(mean.count)))
 
     def side_by_side(rows: PyTree) -> PyTree:
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
@@ -172,7 +175,7 @@ def _joined(reports: StepReport) -> StepReport:
         diagnostics = diagnostics.replace(finite=finite)
     return StepReport(
         lower=total(reports.lower),
-        upper=total(reports.upper),
+        upper=None if reports.upper is None else total(reports.upper),
         row_losses=side_by_side(reports.row_losses),
         row_weights=side_by_side(reports.row_weights),
         row_id=side_by_side(reports.row_id),

@@ -1,0 +1,149 @@
+"""Plain text as token arrays: documents cut into pieces that are all learned, passages whose last word is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bilevel.data.encode import EncodedRows, Encoding, Truncated
+from bilevel.data.rows import Rejected, Row
+from bilevel.data.tokenizer import Tokenizer
+from bilevel.errors import InputError
+
+_LENGTH_MULTIPLE = 8
+_FEWEST_TOKENS = 3
+
+
+def encode_documents(rows: Sequence[Row], tokenizer: Tokenizer, max_length: int) -> Encoding:
+    """Token arrays of documents: [start token] piece, and [end token] after a document's last piece.
+
+    A document longer than `max_length` becomes several rows, pieces of nearly equal length, so that nothing is lost
+    and no piece is a scrap. The first keeps the document's id, `file:line`; the others add `.2`, `.3` and so on. The
+    `output` of a piece is its own text. Every token counts but the first, which nothing predicts.
+
+    Args:
+        rows: documents, from `read_documents`.
+        tokenizer: a fast tokenizer with an end token.
+        max_length: the most tokens a row may have.
+
+    Returns:
+        The encoded pieces, in the order of the documents; documents without two tokens as rejected; nothing is
+        truncated.
+
+    Raises:
+        InputError: no document is left, or `max_length` leaves no room.
+    """
+    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    room = max_length - len(start)
+    if room < _FEWEST_TOKENS:
+        fewest = len(start) + _FEWEST_TOKENS
+        raise InputError(
+            f"maximum length {max_length} leaves no room for text; give at least {fewest} tokens"
+        )
+    kept: list[_Marked] = []
+    rejected = []
+    for row, (ids, offsets) in zip(rows, _tokenise(tokenizer, [row.output for row in rows]), strict=True):
+        if not ids:
+            rejected.append(Rejected(row, "no token", "write text that the tokenizer knows"))
+            continue
+        target = [*ids, tokenizer.eos_token_id]
+        pieces = -(-len(target) // room)
+        bounds = np.linspace(0, len(target), pieces + 1).round().astype(int).tolist()
+        for number, (first, end) in enumerate(pairwise(bounds), start=1):
+            begin, stop = _characters(offsets, first, end, len(row.output))
+            identity = row.id if number == 1 else f"{row.id}.{number}"
+            piece = replace(row, id=identity, output=row.output[begin:stop])
+            tokens = start + target[first:end]
+            kept.append(_Marked(piece, tokens, len(tokens) - 1))
+    if not kept:
+        raise InputError(f"none of {len(rows)} documents has a token; check the files and the tokenizer")
+    return Encoding(_padded(kept), tuple(rejected), Truncated((), ()))
+
+
+def encode_passages(rows: Sequence[Row], tokenizer: Tokenizer, max_length: int) -> Encoding:
+    """Token arrays of passages: [start token] passage word, where only the word's tokens count.
+
+    Passage and word are tokenised together, as they stand in running text, and there is no end token. A passage that is
+    too long loses its beginning.
+
+    Args:
+        rows: passages, from `read_passages`.
+        tokenizer: a fast tokenizer.
+        max_length: the most tokens a row may have.
+
+    Returns:
+        The encoded passages; those whose word leaves no room for a token before it as rejected; the ids of
+        passages that were cut.
+
+    Raises:
+        InputError: no passage is left.
+    """
+    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    kept: list[_Marked] = []
+    rejected, cut = [], []
+    contexts = [row.instruction.rstrip() for row in rows]
+    texts = [f"{context} {row.output}" for context, row in zip(contexts, rows, strict=True)]
+    for row, context, (ids, offsets) in zip(rows, contexts, _tokenise(tokenizer, texts), strict=True):
+        # A token that reaches across the space between them belongs to the word.
+        word = sum(1 for _, end in offsets if end > len(context))
+        if word == 0 or len(start) + len(ids) < word + 1 or len(start) + word + 1 > max_length:
+            rejected.append(
+                Rejected(row, "no room for the last word", "raise the length limit or remove the row")
+            )
+            continue
+        if len(start) + len(ids) > max_length:
+            cut.append(row.id)
+            ids = ids[len(start) + len(ids) - max_length :]
+        kept.append(_Marked(row, start + ids, word))
+    if not kept:
+        raise InputError(
+            f"none of {len(rows)} passages has a last word that fits; check files and length limit"
+        )
+    return Encoding(_padded(kept), tuple(rejected), Truncated(tuple(cut), ()))
+
+
+class _Marked(NamedTuple):
+    """Tokens of a row, the last `counted` of which count."""
+
+    row: Row
+    tokens: list[int]
+    counted: int
+
+
+def _tokenise(tokenizer: Tokenizer, texts: list[str]) -> list[tuple[list[int], list[Any]]]:
+    found = tokenizer(
+        texts,
+        add_special_tokens=False,
+        split_special_tokens=True,
+        padding=False,
+        truncation=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        return_offsets_mapping=True,
+        verbose=False,
+    )
+    return list(zip(found["input_ids"], found["offset_mapping"], strict=True))
+
+
+def _characters(offsets: list[Any], first: int, end: int, length: int) -> tuple[int, int]:
+    """Where the text of some tokens begins and ends: each piece up to where the next one begins."""
+    begin = offsets[first][0] if first < len(offsets) else length
+    return begin if first else 0, offsets[end][0] if end < len(offsets) else length
+
+
+def _padded(kept: list[_Marked]) -> EncodedRows:
+    longest = max(len(item.tokens) for item in kept)
+    width = -(-longest // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
+    tokens = np.zeros((len(kept), width), np.int32)
+    segments = np.zeros((len(kept), width), np.int32)
+    loss_mask = np.zeros((len(kept), width), bool)
+    for position, item in enumerate(kept):
+        length = len(item.tokens)
+        tokens[position, :length] = item.tokens
+        segments[position, :length] = 1
+        loss_mask[position, length - item.counted : length] = True
+    return EncodedRows(tuple(item.row for item in kept), tokens, segments, loss_mask)
