@@ -17,11 +17,13 @@ from bilevel.runtime.metrics import MetricsWriter
 from bilevel.runtime.progress import Progress
 from bilevel.runtime.report import write_report
 from bilevel.runtime.results import summarise, write_row_results
+from bilevel.runtime.run_facts import write_facts
 from bilevel.runtime.run_folder import create_run_folder, write_environment, write_summary
 from bilevel.runtime.sections import Section, write_section
 from bilevel.runtime.table import format_table, method_title
 from bilevel.runtime.timing import part, write_timings
 from bilevel.schedule import Context, Evaluate, RunState, Schedule, check_schedule, run_schedule
+from experiments.facts import run_facts
 from experiments.inputs import Inputs
 
 Methods = Mapping[str, tuple[RowProblem, Schedule]]
@@ -54,6 +56,7 @@ def run_methods(
     write_config(folder, config)
     write_environment(folder)
     write_rejected(folder / "rejected.jsonl", inputs.sets.rejected)
+    write_facts(folder, run_facts(experiment, config, inputs, tuple(methods), main))
     for notice in inputs.sets.notices:
         print(f"note: {notice}", file=sys.stderr)
 
@@ -86,7 +89,8 @@ def run_methods(
             "methods": results,
         },
     )
-    report = write_report(folder, pool)
+    write_timings(folder)
+    report = write_report(folder)
     print(format_table(results))
     print(f"report: {report}")
     return folder

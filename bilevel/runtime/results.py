@@ -1,5 +1,6 @@
 """What a method left: its line of the results, and the files about its rows."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,6 +10,10 @@ from bilevel.data import Row, write_rows
 from bilevel.runtime.weights import FILE as WEIGHTS
 from bilevel.runtime.weights import write_weights
 from bilevel.weighting.statistics import effective_sample_size, separation_auc
+
+SELECTED = "selected.jsonl"
+EXTREMES = "extremes.jsonl"
+EXTREME_ROWS = 8
 
 
 def summarise(
@@ -46,7 +51,7 @@ def summarise(
 def write_row_results(
     folder: Path, rows: Sequence[Row], signals: Mapping[str, np.ndarray], selected: np.ndarray
 ) -> None:
-    """Writes `weights.parquet` and `selected.jsonl`.
+    """Writes `weights.parquet`, `selected.jsonl`, and the heaviest and lightest rows as `extremes.jsonl`.
 
     Args:
         folder: the run folder.
@@ -59,4 +64,22 @@ def write_row_results(
     write_weights(folder / WEIGHTS, {"id": [row.id for row in rows], **signals, **texts})
     chosen = [rows[position] for position in selected]
     weights = [float(signals["weight"][position]) for position in selected]
-    write_rows(folder / "selected.jsonl", chosen, weight=weights)
+    write_rows(folder / SELECTED, chosen, weight=weights)
+    _write_extremes(folder, rows, signals)
+
+
+def _write_extremes(folder: Path, rows: Sequence[Row], signals: Mapping[str, np.ndarray]) -> None:
+    """Texts of the rows that a report shows, so that it can be written again from the folder alone."""
+    order = np.argsort(-signals["weight"], kind="stable")
+    listed = 0 if np.ptp(signals["weight"]) == 0 else min(EXTREME_ROWS, len(order) // 2)
+    positions = [*order[:listed], *order[::-1][:listed]]
+    columns = {
+        name: [_number(values[position]) for position in positions] for name, values in signals.items()
+    }
+    ends = ["heaviest"] * listed + ["lightest"] * listed
+    write_rows(folder / EXTREMES, [rows[position] for position in positions], end=ends, **columns)
+
+
+def _number(value: np.number) -> float | None:
+    number = float(value)
+    return number if math.isfinite(number) else None

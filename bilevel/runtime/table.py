@@ -1,8 +1,9 @@
 """The table that a run ends in: methods beside one another, in plain text."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 NULL = "-"
 
@@ -41,7 +42,7 @@ RESULT_COLUMNS = (
     Column("hard_auc", "hard AUC", "higher"),
     Column("effective_sample_size", "effective rows", digits=0),
 )
-"""What `summary.json` holds about each method."""
+"""What `summary.json` holds about each method; other numbers that a method reports follow them."""
 
 METHOD_TITLES = {
     "bds": "BDS",
@@ -58,31 +59,71 @@ def method_title(method: str) -> str:
     return METHOD_TITLES.get(method, method.replace("_", " "))
 
 
+def result_columns(results: Iterable[Mapping[str, Any]]) -> tuple[Column, ...]:
+    """Chooses what a table of results shows: the columns in which some method has a number.
+
+    Args:
+        results: the numbers of each method.
+
+    Returns:
+        Those of `RESULT_COLUMNS`, then one for each further number.
+    """
+    present = dict.fromkeys(
+        key
+        for values in results
+        for key, value in values.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    )
+    known = [column for column in RESULT_COLUMNS if column.key in present]
+    further = [key for key in present if key not in {column.key for column in known}]
+    return (*known, *(Column(key, key.replace("_", " ")) for key in further))
+
+
 def format_table(
-    results: Mapping[str, Mapping[str, float | None]], columns: Sequence[Column] = RESULT_COLUMNS
+    results: Mapping[str, Mapping[str, float | None]], columns: Sequence[Column] | None = None
 ) -> str:
     """Aligns results in plain text.
 
     Args:
         results: the numbers of each method; a key that is missing shows as null.
-        columns: what to show, in this order.
+        columns: what to show, in this order; by default what `result_columns` chooses.
 
     Returns:
         Lines without a trailing newline: a heading, a rule, a line a method in the order given, and a legend
         for the arrows that stand in the heading.
     """
-    cells = [["method", *(column.heading for column in columns)]]
-    for method, values in results.items():
-        cells.append([method_title(method), *(column.text(values.get(column.key)) for column in columns)])
+    columns = result_columns(results.values()) if columns is None else columns
+    lines = [
+        (method_title(method), *(column.text(values.get(column.key)) for column in columns))
+        for method, values in results.items()
+    ]
+    return align(("method",), columns, lines)
+
+
+def align(names: Sequence[str], columns: Sequence[Column], lines: Sequence[Sequence[str]]) -> str:
+    """Aligns cells in plain text.
+
+    Args:
+        names: headings of the leading cells of a line, which are text and stand to the left.
+        columns: of the other cells, which are numbers and stand to the right.
+        lines: cells.
+
+    Returns:
+        A heading, a rule, the lines, and a legend for the arrows that stand in the heading.
+    """
+    cells = [[*names, *(column.heading for column in columns)], *lines]
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    lines = ["  ".join(_pad(text, widths[i], i) for i, text in enumerate(row)).rstrip() for row in cells]
-    lines.insert(1, "  ".join("-" * width for width in widths))
+    aligned = [
+        "  ".join(_pad(text, widths[i], i < len(names)) for i, text in enumerate(row)).rstrip()
+        for row in cells
+    ]
+    aligned.insert(1, "  ".join("-" * width for width in widths))
     legend = [text for better, text in _LEGEND.items() if any(column.better == better for column in columns)]
-    return "\n".join([*lines, f"({', '.join(legend)})"] if legend else lines)
+    return "\n".join([*aligned, f"({', '.join(legend)})"] if legend else aligned)
 
 
 _LEGEND = {"lower": "↓ lower is better", "higher": "↑ higher is better"}
 
 
-def _pad(text: str, width: int, position: int) -> str:
-    return text.ljust(width) if position == 0 else text.rjust(width)
+def _pad(text: str, width: int, left: bool) -> str:
+    return text.ljust(width) if left else text.rjust(width)

@@ -9,4 +9,5 @@ from bilevel.weighting.row_logits import row_logits as row_logits
 from bilevel.weighting.row_updates import exponentiated_gradient as exponentiated_gradient
 from bilevel.weighting.row_updates import visited_sgd as visited_sgd
 from bilevel.weighting.statistics import effective_sample_size as effective_sample_size
+from bilevel.weighting.statistics import heaviest_share as heaviest_share
 from bilevel.weighting.statistics import separation_auc as separation_auc

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
@@ -12,6 +14,23 @@ def effective_sample_size(weights: Float[ArrayLike, "*rows"]) -> Float[Array, ""
     """Returns (sum w)^2 / sum w^2: the number of equally weighted rows with the same variance of the mean."""
     weights = jnp.asarray(weights)
     return jnp.sum(weights) ** 2 / jnp.maximum(jnp.sum(weights**2), jnp.finfo(jnp.float32).tiny)
+
+
+def heaviest_share(weights: np.ndarray, rows: float) -> float | None:
+    """Returns the share of all weight that the heaviest rows carry.
+
+    Args:
+        weights: [rows], 0 or more.
+        rows: which share of the rows counts as the heaviest, rounded up to a whole row.
+
+    Returns:
+        From `rows` (all weigh the same) to 1 (the others weigh nothing); None when there is no weight.
+    """
+    weights = np.asarray(weights, np.float64)
+    if not weights.sum() > 0:
+        return None
+    counted = math.ceil(rows * len(weights))
+    return float(np.sort(weights)[len(weights) - counted :].sum() / weights.sum())
 
 
 def separation_auc(lower: np.ndarray, higher: np.ndarray) -> float | None:

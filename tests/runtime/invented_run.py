@@ -9,8 +9,9 @@ import numpy as np
 from bilevel.data.rows import Row
 from bilevel.runtime.config_file import write_config
 from bilevel.runtime.metrics import MetricsWriter
+from bilevel.runtime.results import write_row_results
+from bilevel.runtime.run_facts import RunFacts, SetFacts, write_facts
 from bilevel.runtime.run_folder import write_environment, write_summary
-from bilevel.runtime.weights import write_weights
 
 METHODS = ("bds", "uniform", "direct_mixing", "validation_only", "clean_only")
 RESULTS = {
@@ -20,6 +21,12 @@ RESULTS = {
     "validation_only": (1.9241, 0.4102, None, None, None),
     "clean_only": (0.2987, 0.8398, None, None, None),
 }
+TIMES = [
+    {"name": "other", "seconds": 3.5, "compiling": 0.5},
+    {"name": "reading rows", "seconds": 0.2, "compiling": 0.0},
+    {"name": "BDS: train", "seconds": 190.0, "compiling": 12.25},
+    {"name": "BDS: select", "seconds": 0.1, "compiling": 0.0},
+]
 KEYS = ("test_loss", "test_exact_match", "fault_auc", "hard_auc", "effective_sample_size")
 
 
@@ -33,6 +40,8 @@ class Weighting:
 class Settings:
     train: Path | None = None
     steps: int = 1500
+    seed: int = 0
+    run_dir: Path | None = None
     batch_size: int = 32
     weighting: Weighting = Weighting()
 
@@ -74,22 +83,30 @@ def invent_weights(rows: list[Row]) -> np.ndarray:
     return weights / weights.sum()
 
 
-def invent_run(folder: Path, rows: list[Row], methods: tuple[str, ...] = METHODS, steps: int = 1500) -> None:
-    """Writes every file that a report reads."""
-    random = np.random.default_rng(2)
+def invent_run(
+    folder: Path, rows: list[Row], methods: tuple[str, ...] = METHODS, steps: int = 1500, seed: int = 0
+) -> None:
+    """Writes every file that a report reads; runs of other seeds differ a little in every number."""
+    random = np.random.default_rng(2 + seed)
     results = {method: dict(zip(KEYS, RESULTS[method], strict=True)) for method in methods}
+    for line in results.values():
+        line |= {key: value * (1 + 0.02 * seed) for key, value in line.items() if value is not None}
     write_summary(
         folder,
         {
             "experiment": "bds_alpaca",
             "preset": "tiny",
-            "seed": 0,
+            "seed": seed,
             "seconds": 214.3,
             "steps": steps,
             "methods": results,
         },
     )
-    write_config(folder, Settings(train=Path("data/rows.jsonl"), steps=steps))
+    write_config(folder, Settings(train=Path("data/rows.jsonl"), steps=steps, seed=seed))
+    sets = {"pool": SetFacts("data/rows.jsonl", len(rows)), "validation": SetFacts("trusted.jsonl", 32)}
+    write_facts(
+        folder, RunFacts("bds_alpaca", methods, methods[0], sets, "", 48224, ["pool: 3 of 9 rows were cut"])
+    )
     write_environment(folder)
     with MetricsWriter(folder, events=False) as metrics:
         for method in methods:
@@ -109,15 +126,13 @@ def invent_run(folder: Path, rows: list[Row], methods: tuple[str, ...] = METHODS
                     },
                 )
     weights = invent_weights(rows)
-    write_weights(
-        folder / "weights.parquet",
-        {
-            "id": [row.id for row in rows],
-            "weight": weights,
-            "loss_start": random.normal(5.0, 0.2, len(rows)),
-            "loss_end": np.where(random.random(len(rows)) < 0.05, np.nan, np.log(1 + 0.001 / weights)),
-        },
-    )
+    signals = {
+        "weight": weights,
+        "loss_start": random.normal(5.0, 0.2, len(rows)),
+        "loss_end": np.where(random.random(len(rows)) < 0.05, np.nan, np.log(1 + 0.001 / weights)),
+    }
+    write_row_results(folder, rows, signals, np.argsort(-weights)[: len(rows) // 2])
+    (folder / "timings.json").write_text(json.dumps([TIMES]))
     rejected = [
         {"id": "corpus:9", "instruction": "Say it.", "input": "", "output": "", "reason": "empty response"},
         {"id": "corpus:12", "instruction": "Say it.", "input": "", "output": "", "reason": "empty response"},

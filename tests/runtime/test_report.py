@@ -1,7 +1,5 @@
 import json
 import re
-from collections import Counter
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -11,51 +9,12 @@ from bilevel.data.rows import Row
 from bilevel.errors import InputError
 from bilevel.runtime.metrics import MetricsWriter
 from bilevel.runtime.report import write_report
-from bilevel.runtime.report.pictures import curves
-from bilevel.runtime.report.row_groups import group_rows
+from bilevel.runtime.report.__main__ import main
+from bilevel.runtime.results import write_row_results
 from bilevel.runtime.run_folder import read_summary, write_summary
-from bilevel.runtime.weights import write_weights
+from bilevel.runtime.sections import Chart, Section, Table, write_section
+from tests.runtime.html_page import Page
 from tests.runtime.invented_run import invent_rows, invent_run, invent_weights
-
-EMPTY_ELEMENTS = {"meta", "br", "path", "use"}
-
-
-class Page(HTMLParser):
-    """Checks that elements nest; collects texts, identifiers and what the page refers to."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.texts: list[str] = []
-        self.names: list[str] = []
-        self.references: list[str] = []
-        self.tags: Counter[str] = Counter()
-        self.source = path.read_text(encoding="utf-8")
-        self.feed(self.source)
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags[tag] += 1
-        self.names += [value for key, value in attrs if key == "id" and value]
-        self.references += [value for key, value in attrs if key in ("src", "href", "xlink:href") and value]
-        if tag not in EMPTY_ELEMENTS:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in EMPTY_ELEMENTS:
-            self.open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in EMPTY_ELEMENTS:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.texts).split())
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +26,8 @@ def full_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Row]]
 
 
 def test_page_needs_nothing_but_itself(full_run: tuple[Path, list[Row]]) -> None:
-    page = Page(write_report(*full_run))
-    assert page.tags["svg"] == 4
+    page = Page(write_report(full_run[0]))
+    assert page.pictures == 6
     assert not page.tags.keys() & {"script", "link", "iframe", "img", "object"}
     assert all(reference.startswith("#") for reference in page.references)
     assert "url(http" not in page.source
@@ -76,7 +35,7 @@ def test_page_needs_nothing_but_itself(full_run: tuple[Path, list[Row]]) -> None
 
 
 def test_pictures_use_the_colours_of_the_page_and_do_not_mix_names(full_run: tuple[Path, list[Row]]) -> None:
-    page = Page(write_report(*full_run))
+    page = Page(write_report(full_run[0]))
     pictures = "".join(re.findall(r"<svg.*?</svg>", page.source, flags=re.DOTALL))
     assert re.findall(r"#[0-9a-f]{6}\b", pictures) == []
     assert len(page.names) == len(set(page.names))
@@ -85,8 +44,9 @@ def test_pictures_use_the_colours_of_the_page_and_do_not_mix_names(full_run: tup
 
 
 def test_page_tells_the_result_and_every_number_of_the_table(full_run: tuple[Path, list[Row]]) -> None:
-    page = Page(write_report(*full_run))
+    page = Page(write_report(full_run[0]))
     assert "bds_alpaca · tiny · seed 0" in page.text
+    assert "1,000 steps · 3.6 min · 400 rows · 48,224 parameters" in page.text
     assert "BDS reaches an exact match of 0.812; uniform SFT reaches 0.621" in page.text
     assert "88% of what the faults cost is recovered" in page.text
     assert "in 98.4% of all pairs" in page.text
@@ -95,84 +55,103 @@ def test_page_tells_the_result_and_every_number_of_the_table(full_run: tuple[Pat
     assert page.source.count('class="best"') == 2
     assert "weighting.rate" in page.text
     assert "packages.jax" in page.text
-    assert "2 × empty response" in page.text
+    assert "This run has not finished" not in page.text
+
+
+def test_page_tells_what_went_in_what_was_left_out_and_how_long_it_took(
+    full_run: tuple[Path, list[Row]],
+) -> None:
+    page = Page(write_report(full_run[0]))
+    assert "pool 400 data/rows.jsonl validation 32 trusted.jsonl" in page.text
+    assert "pool: 3 of 9 rows were cut" in page.text
+    assert "2 × empty response write an output or remove the row corpus:9 instruction Say it." in page.text
     assert "corpus:12" in page.text
+    assert "BDS: train 3.2 min 98.0% 12.2 s" in page.text
+    assert "2 short parts 0.3 s" in page.text
+    assert "other 3.5 s 1.8% 0.5 s all 3.2 min 12.8 s" in page.text
 
 
-def test_heaviest_and_lightest_rows_come_with_their_texts(full_run: tuple[Path, list[Row]]) -> None:
+def test_heaviest_and_lightest_rows_come_with_their_texts_and_losses(
+    full_run: tuple[Path, list[Row]],
+) -> None:
     folder, rows = full_run
-    page = Page(write_report(folder, rows))
+    page = Page(write_report(folder))
     weights = invent_weights(rows)
     heaviest, lightest = rows[int(np.argmax(weights))], rows[int(np.argmin(weights))]
     before, after = page.text.split("Lightest")
     assert heaviest.id in before
     assert heaviest.output in before
     assert f"{weights.max() / weights.mean():.3g}×" in before
+    assert re.search(r"loss [45]\.\d{3} → (0\.\d{3}|–)", before)
     assert lightest.id in after
     assert lightest.input in after
 
 
-def test_the_same_run_gives_the_same_page(full_run: tuple[Path, list[Row]]) -> None:
-    first = write_report(*full_run).read_bytes()
-    assert write_report(*full_run).read_bytes() == first
+def test_the_same_folder_gives_the_same_page(full_run: tuple[Path, list[Row]]) -> None:
+    first = write_report(full_run[0]).read_bytes()
+    assert write_report(full_run[0]).read_bytes() == first
 
 
 def test_texts_cannot_become_part_of_the_page(tmp_path: Path) -> None:
-    evil = "<script>alert('x')</script>\"><img src=http://a.b>&amp;"
+    evil = "<script>alert('x')</script>\"><img src=http://a.b>&amp;$x$"
     rows = [Row(f"{evil}{i}", evil, evil, evil, {"fault": evil if i else ""}) for i in range(4)]
     invent_run(tmp_path, rows, steps=10)
     (tmp_path / "rejected.jsonl").write_text(json.dumps({"id": evil, "reason": evil, "remedy": evil}) + "\n")
     (tmp_path / "config.yaml").write_text(json.dumps({evil: evil}))
     write_summary(tmp_path, read_summary(tmp_path) | {"preset": evil})
-    page = Page(write_report(tmp_path, rows))
+    chart = Chart(evil, {evil: [(0, 1), (1, 2)], "b": [(0, 1)]}, evil, evil, evil)
+    table = Table(evil, (evil,), [(evil,)], evil)
+    write_section(tmp_path, evil, Section(evil, evil, [chart], [table]))
+    page = Page(write_report(tmp_path))
     assert page.tags["script"] == page.tags["img"] == 0
-    assert page.text.count(evil) > 10
+    assert page.text.count(evil) > 15
 
 
-def test_long_texts_are_cut(tmp_path: Path) -> None:
-    rows = [Row(f"r:{i}", "do", "", "word " * 1000) for i in range(2)]
+def test_texts_of_any_script_and_length(tmp_path: Path) -> None:
+    texts = ["שלום עולם", "مرحبا $100$", "日本語の長い文", "word " * 1000, "a\u2028b\x07", "🙂" * 50]
+    rows = [Row(f"r:{i}", "do", "", text, {"fault": texts[i] if i else ""}) for i, text in enumerate(texts)]
     invent_run(tmp_path, rows, steps=10)
-    page = Page(write_report(tmp_path, rows))
+    page = Page(write_report(tmp_path))
+    assert "שלום עולם" in page.text
+    assert "日本語の長い文 (1)" in page.text
     assert page.text.count("word") < 300
-    assert "word …" in page.text
+    assert "word … (5,000 characters)" in page.text
+    assert 'dir="auto"' in page.source
 
 
 def test_one_method_without_labels_gaps_or_texts(tmp_path: Path) -> None:
     rows = invent_rows(50, labelled=False)
     invent_run(tmp_path, rows, methods=("uniform",), steps=10)
+    (tmp_path / "extremes.jsonl").unlink()
     page = Page(write_report(tmp_path))
     assert "all rows (50)" in page.text
     assert "By label" not in page.text
     assert "recovered" not in page.text
     assert 'class="best"' not in page.source
-    assert "corpus:1" in page.text
-    assert page.tags["svg"] == 3
-
-
-def test_labels_come_from_the_rows_or_from_the_table_of_weights(tmp_path: Path) -> None:
-    rows = invent_rows(50)
-    invent_run(tmp_path, rows, steps=10)
-    assert "wrong answer (" in Page(write_report(tmp_path, rows)).text
-    assert "wrong answer (" not in Page(write_report(tmp_path)).text
-    columns = {"id": [row.id for row in rows], "weight": invent_weights(rows)}
-    write_weights(tmp_path / "weights.parquet", columns | {"fault": [row.labels["fault"] for row in rows]})
-    assert "wrong answer (" in Page(write_report(tmp_path)).text
+    assert "Heaviest" not in page.text
 
 
 def test_equal_weights_have_no_heaviest_row(tmp_path: Path) -> None:
     rows = invent_rows(10)
     invent_run(tmp_path, rows, steps=10)
-    write_weights(tmp_path / "weights.parquet", {"id": [row.id for row in rows], "weight": np.ones(10)})
-    page = Page(write_report(tmp_path, rows))
+    for weights in (np.ones(10), np.zeros(10)):
+        write_row_results(tmp_path, rows, {"weight": weights}, np.arange(5))
+        page = Page(write_report(tmp_path))
+        assert "All rows weigh the same." in page.text
+        assert "Heaviest" not in page.text
+
+
+def test_a_single_row(tmp_path: Path) -> None:
+    invent_run(tmp_path, invent_rows(1), steps=10)
+    page = Page(write_report(tmp_path))
     assert "All rows weigh the same." in page.text
-    assert "Heaviest" not in page.text
 
 
-def test_rows_without_any_weight_are_shown_too(tmp_path: Path) -> None:
-    rows = invent_rows(10)
-    invent_run(tmp_path, rows, steps=10)
-    write_weights(tmp_path / "weights.parquet", {"id": [row.id for row in rows], "weight": np.zeros(10)})
-    assert "All rows weigh the same." in Page(write_report(tmp_path, rows)).text
+def test_many_rows_make_no_large_page(tmp_path: Path) -> None:
+    invent_run(tmp_path, invent_rows(20_000), methods=("bds",), steps=10)
+    path = write_report(tmp_path)
+    assert path.stat().st_size < 400_000
+    assert "A sample of about 600 rows." in Page(path).text
 
 
 def test_summary_alone_gives_a_page(tmp_path: Path) -> None:
@@ -181,14 +160,69 @@ def test_summary_alone_gives_a_page(tmp_path: Path) -> None:
     page = Page(write_report(tmp_path))
     assert "3 steps · 2.0 s" in page.text
     assert "None: every row was used." in page.text
-    assert page.tags["svg"] == 0
+    assert "No results yet." in page.text
+    assert page.pictures == 0
 
 
-def test_skipped_steps_are_said(tmp_path: Path) -> None:
-    invent_run(tmp_path, invent_rows(10), methods=("bds",), steps=10)
+def test_runs_without_held_out_rows_have_no_columns_for_them(tmp_path: Path) -> None:
+    invent_run(tmp_path, invent_rows(20), steps=10)
+    summary = read_summary(tmp_path)
+    for line in summary["methods"].values():
+        line |= {"test_loss": None, "test_exact_match": None}
+    write_summary(tmp_path, summary)
+    page = Page(write_report(tmp_path))
+    assert "test loss" not in page.text
+    assert "There were no held-out rows to test on." in page.text
+    assert "effective rows" in page.text
+
+
+def test_skipped_steps_lost_numbers_and_collapsed_weights_are_said(tmp_path: Path) -> None:
+    invent_run(tmp_path, invent_rows(100), methods=("bds",), steps=10)
     with MetricsWriter(tmp_path, events=False) as metrics:
         metrics.write("bds", 10, {"lower_loss": float("nan"), "skipped_steps": 3})
-    assert "BDS: 3 steps were not applied" in Page(write_report(tmp_path)).text
+    summary = read_summary(tmp_path)
+    summary["methods"]["bds"]["effective_sample_size"] = 1.5
+    write_summary(tmp_path, summary)
+    text = Page(write_report(tmp_path)).text
+    assert "BDS: 3 steps were not applied" in text
+    assert "BDS: lower_loss was not finite in 1 of 3 measurements." in text
+    assert "The weights amount to 1.5 of 100 rows" in text
+
+
+def test_a_run_that_goes_on_or_was_killed_is_shown_as_far_as_it_came(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    invent_run(tmp_path, invent_rows(20), steps=100)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "metrics.jsonl").write_text("".join(lines[:30]) + lines[30][:20])
+    extremes = (tmp_path / "extremes.jsonl").read_text()
+    (tmp_path / "extremes.jsonl").write_text(extremes[:-30])
+    for name in ("summary.json", "weights.parquet", "timings.json"):
+        (tmp_path / name).unlink()
+    assert main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"report: {tmp_path}/report.html\n"
+    page = Page(tmp_path / "report.html")
+    assert "bds_alpaca · seed 0" in page.text
+    assert "This run has not finished. uniform SFT has reached step 45; " in page.text
+    assert "direct mixing, validation only, clean only (oracle) have not begun." in page.text
+    assert page.pictures == 4
+
+
+def test_folders_without_a_run_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InputError, match=r"nowhere: no such folder"):
+        write_report(tmp_path / "nowhere")
+    assert main([str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {tmp_path}: no run folder (summary.json, ")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["summary.json", "environment.json", "rejected.jsonl", "run.json"])
+def test_broken_files_are_named(name: str, tmp_path: Path) -> None:
+    invent_run(tmp_path, invent_rows(5), steps=10)
+    (tmp_path / name).write_text("{\n")
+    with pytest.raises(InputError, match=name):
+        write_report(tmp_path)
 
 
 def test_many_rejected_rows_are_counted_and_the_first_are_listed(tmp_path: Path) -> None:
@@ -197,46 +231,24 @@ def test_many_rejected_rows_are_counted_and_the_first_are_listed(tmp_path: Path)
     (tmp_path / "rejected.jsonl").write_text("".join(json.dumps(x, ensure_ascii=False) + "\n" for x in lines))
     page = Page(write_report(tmp_path))
     assert "40 × too long" in page.text
-    assert "The first 50 of 60" in page.text
+    assert "The first 50 of 60 rows" in page.text
     assert "r:49" in page.text
     assert "r:50" not in page.text
 
 
-def test_unfinished_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"summary.json: no such file; .*finished run"):
-        write_report(tmp_path)
-
-
-def test_rows_belong_to_their_fault_first() -> None:
-    labels = {
-        "fault": ["", "off_topic", "", "off_topic", "", None, "cut"],
-        "hard": ["", "yes", "yes", "", "", None, ""],
-        "duplicate": ["", "", "yes", "", "r:1", None, ""],
-    }
-    groups = [(group.name, group.kind, group.positions.tolist()) for group in group_rows(labels, 7)]
-    assert groups == [
-        ("clean", "plain", [0, 5]),
-        ("off topic", "fault", [1, 3]),
-        ("cut", "fault", [6]),
-        ("hard", "special", [2]),
-        ("duplicate", "special", [4]),
+def test_sections_of_methods_are_drawn_without_knowing_them(tmp_path: Path) -> None:
+    invent_run(tmp_path, invent_rows(10), steps=10)
+    by_stage = {"clean": [(1, 0.5), (2, 0.75)], "off topic": [(1, 0.5), (2, None)]}
+    charts = [
+        Chart("Preference", by_stage, "stage", "score", "What is preferred."),
+        Chart("Counts", by_stage, "stage", kind="bars"),
+        Chart("Nothing", {"a": [(0, None)]}),
     ]
-
-
-def test_many_kinds_of_faults_are_gathered() -> None:
-    groups = group_rows({"fault": [f"fault {i}" for i in range(20)] + [""]}, 21)
-    assert (groups[0].name, groups[-1].name) == ("clean", "other faults")
-    assert [len(group.positions) for group in groups] == [1] * 7 + [14]
-    assert sorted(np.concatenate([group.positions for group in groups]).tolist()) == list(range(21))
-
-
-def test_curves_average_neighbours_and_skip_methods_without_the_number() -> None:
-    metrics = {
-        "bds": [{"step": step, "lower_loss": float(step % 2) + 1} for step in range(1000)],
-        "uniform": [{"step": 0, "lower_loss": None}],
-    }
-    picture = curves(metrics, "lower_loss", "Loss", "A loss.")
-    assert picture is not None
-    assert picture.legend == (("bds", 1),)
-    assert "means of up to 9 measurements" in picture.caption
-    assert curves(metrics, "upper_loss", "Loss", "A loss.") is None
+    table = Table("Stages", ("stage", "rows", "share"), [("first", 12345, 0.123456), ("second", None, 1.0)])
+    write_section(tmp_path, "dwm", Section("What it prefers", "By stage.", charts, [table]))
+    page = Page(write_report(tmp_path))
+    assert page.pictures == 8
+    assert "What it prefers dwm: By stage." in page.text
+    assert "From left to right: clean, off topic." in page.text
+    assert "first 12,345 0.1235 second – 1" in page.text
+    assert "Nothing" not in page.text

@@ -1,4 +1,4 @@
-from bilevel.runtime.table import Column, format_table
+from bilevel.runtime.table import Column, format_table, result_columns
 
 
 def test_results_are_aligned_with_directions_and_gaps() -> None:
@@ -23,3 +23,16 @@ def test_results_are_aligned_with_directions_and_gaps() -> None:
 def test_methods_without_a_title_and_columns_without_a_direction_show_plainly() -> None:
     table = format_table({"my_method": {"rows": 3}}, [Column("rows", "rows", digits=0)])
     assert table.splitlines() == ["method     rows", "---------  ----", "my method     3"]
+
+
+def test_columns_are_those_with_a_number_known_ones_first() -> None:
+    results = [
+        {"stages": 3, "test_loss": None, "fault_auc": 0.5},
+        {"note": "text", "effective_sample_size": 4.0},
+    ]
+    assert [column.key for column in result_columns(results)] == [
+        "fault_auc",
+        "effective_sample_size",
+        "stages",
+    ]
+    assert format_table({"bds": {}}) == "method\n------\nBDS"

@@ -9,6 +9,7 @@ from bilevel.weighting import (
     entropy_penalty,
     exponentiated_gradient,
     given,
+    heaviest_share,
     pool_weights,
     product,
     row_logits,
@@ -167,3 +168,12 @@ def test_separation_auc_is_a_probability_with_ties_counted_half():
     pairs = [(h > x) + 0.5 * (h == x) for h in high for x in low]
     assert separation_auc(low, high) == pytest.approx(np.mean(pairs))
     assert separation_auc(np.array([]), high) is None
+
+
+def test_heaviest_share_counts_whole_rows():
+    weights = np.array([1.0, 4.0, 0.0, 5.0])
+    assert heaviest_share(weights, 0.25) == 0.5
+    assert heaviest_share(weights, 0.3) == 0.9
+    assert heaviest_share(np.ones(10), 0.1) == pytest.approx(0.1)
+    assert heaviest_share(weights, 1.0) == 1.0
+    assert heaviest_share(np.zeros(3), 0.5) is None

@@ -1,93 +1,109 @@
-"""Which rows weigh how much: the picture, the table of labels, the heaviest and the lightest rows."""
+"""Which rows weigh how much: pictures, the table of labels, the heaviest and the lightest rows."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from bilevel.data.rows import Row
-from bilevel.runtime.report.pictures import weight_distribution
+from bilevel.data.rows import LABELS as ROW_LABELS
 from bilevel.runtime.report.row_groups import RowGroup, group_rows
+from bilevel.runtime.report.row_text import row_texts, short
+from bilevel.runtime.report.weight_pictures import weight_distribution, weights_and_losses
 
+LONGEST_LABEL = 60
 LABELS = ("fault", "hard", "duplicate")
-LISTED_ROWS = 8
-LONGEST_TEXT = 600
+LOSSES = {"loss_start": "loss, start", "loss_end": "loss, end"}
 
 
-def weights_section(columns: Mapping[str, np.ndarray], texts: Mapping[str, Row]) -> dict[str, Any]:
+def weights_section(
+    columns: Mapping[str, np.ndarray], extremes: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     """Everything that the page says about weights.
 
     Args:
         columns: of `weights.parquet`, empty where the run wrote none.
-        texts: rows by id, as far as they are known.
+        extremes: lines of `extremes.jsonl`.
 
     Returns:
-        For the template: `distribution` (a picture or None), `groups` (lines of the table of labels),
-        `heaviest` and `lightest` rows, and `all_equal`, which says that there is nothing to list.
+        For the template: `pictures`, `groups` (lines of the table of labels) with their `headings`, `heaviest`
+        and `lightest` rows, and `all_equal`, which says that there is nothing to list.
     """
     if not columns or not len(columns["id"]):
-        return {"distribution": None, "groups": [], "heaviest": [], "lightest": [], "all_equal": False}
-    ids = columns["id"]
-    weights = columns["weight"].astype(np.float64)
-    relative = weights / weights.mean() if weights.mean() > 0 else weights
-    groups = group_rows(_labels(columns, texts), len(ids))
-    names = np.full(len(ids), "", dtype=object)
-    for group in groups if len(groups) > 1 else ():
-        names[group.positions] = group.name
-
-    def card(position: int) -> dict[str, Any]:
-        losses = (columns[name][position] for name in ("loss_start", "loss_end") if name in columns)
-        text = texts.get(ids[position])
-        fields = ("instruction", "input", "output") if text is not None else ()
+        empty: list[Any] = []
         return {
-            "id": ids[position],
-            "weight": f"{relative[position]:.3g}",
-            "group": names[position],
-            "losses": " → ".join("–" if np.isnan(loss) else f"{loss:.3f}" for loss in losses),
-            "texts": [(field, _short(getattr(text, field))) for field in fields if getattr(text, field)],
+            "pictures": empty,
+            "groups": empty,
+            "headings": empty,
+            "heaviest": empty,
+            "lightest": empty,
+            "all_equal": False,
         }
-
-    order = np.argsort(-relative, kind="stable").tolist()
-    listed = min(LISTED_ROWS, len(order) // 2)
-    all_equal = bool(np.ptp(relative) == 0)
+    weights = columns["weight"].astype(np.float64)
+    mean = weights.mean() if weights.mean() > 0 else 1.0
+    relative = weights / mean
+    groups = group_rows({name: columns[name].tolist() for name in LABELS if name in columns}, len(relative))
+    losses = columns.get("loss_end")
+    pictures = [
+        weight_distribution(relative, groups),
+        None if losses is None else weights_and_losses(relative, losses, groups),
+    ]
+    measured = [*(name for name in LOSSES if name in columns), *_signals(columns)]
+    headings = ["rows", "share of rows", "share of weight", "median weight"]
+    headings += [
+        {"loss_start": "loss, start", "loss_end": "loss, end"}.get(name, name.replace("_", " "))
+        for name in measured
+    ]
     return {
-        "distribution": weight_distribution(relative, groups),
-        "groups": _group_table(columns, relative, groups) if len(groups) > 1 else [],
-        "heaviest": [] if all_equal else [card(position) for position in order[:listed]],
-        "lightest": [] if all_equal else [card(position) for position in order[::-1][:listed]],
-        "all_equal": all_equal,
+        "pictures": [picture for picture in pictures if picture is not None],
+        "groups": _group_table(columns, relative, groups, measured),
+        "headings": headings,
+        "heaviest": [_card(line, mean) for line in extremes if line.get("end") == "heaviest"],
+        "lightest": [_card(line, mean) for line in extremes if line.get("end") == "lightest"],
+        "all_equal": bool(np.ptp(relative) == 0),
     }
 
 
-def _labels(columns: Mapping[str, np.ndarray], texts: Mapping[str, Row]) -> dict[str, Sequence[str | None]]:
-    """Label columns of the table of weights, or else what the rows themselves carry."""
-    written = {name: columns[name].tolist() for name in LABELS if name in columns}
-    if written:
-        return written
-    rows = [texts.get(identity) for identity in columns["id"]]
-    return {name: [row.labels.get(name) if row is not None else None for row in rows] for name in LABELS}
+def _signals(columns: Mapping[str, np.ndarray]) -> list[str]:
+    """Further columns of numbers: what a method measured about each row."""
+    known = {"id", "weight", *LOSSES, *ROW_LABELS}
+    return [name for name, values in columns.items() if name not in known and values.dtype.kind in "fiu"]
 
 
 def _group_table(
-    columns: Mapping[str, np.ndarray], relative: np.ndarray, groups: Sequence[RowGroup]
-) -> list[dict[str, str]]:
+    columns: Mapping[str, np.ndarray],
+    relative: np.ndarray,
+    groups: Sequence[RowGroup],
+    measured: Sequence[str],
+) -> list[list[str]]:
     def mean(name: str, group: RowGroup) -> str:
-        values = columns[name][group.positions] if name in columns else np.array([np.nan])
+        values = columns[name][group.positions]
         known = values[~np.isnan(values)]
         return f"{known.mean():.3f}" if len(known) else "–"
 
     return [
-        {
-            "name": group.name,
-            "rows": f"{len(group.positions) / len(relative):.1%}",
-            "weight": f"{relative[group.positions].sum() / relative.sum():.1%}" if relative.sum() else "–",
-            "median": f"{np.median(relative[group.positions]):.3g}",
-            "loss_start": mean("loss_start", group),
-            "loss_end": mean("loss_end", group),
-        }
+        [
+            short(group.name, LONGEST_LABEL),
+            f"{len(group.positions) / len(relative):.1%}",
+            f"{relative[group.positions].sum() / relative.sum():.1%}" if relative.sum() else "–",
+            f"{np.median(relative[group.positions]):.3g}",
+            *(mean(name, group) for name in measured),
+        ]
         for group in groups
     ]
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT].rstrip() + " …"
+def _card(line: Mapping[str, Any], mean: float) -> dict[str, Any]:
+    """What is shown of one row."""
+    losses = [line.get(name) for name in LOSSES]
+    shown = " → ".join("–" if loss is None else f"{loss:.3f}" for loss in losses) if any(losses) else ""
+    group = next(
+        (line["fault"].replace("_", " ") if name == "fault" else name for name in LABELS if line.get(name)),
+        "clean" if any(name in line for name in LABELS) else "",
+    )
+    return {
+        "id": line["id"],
+        "weight": f"{line['weight'] / mean:.3g}",
+        "group": short(group, LONGEST_LABEL),
+        "losses": shown,
+        "texts": row_texts(line),
+    }
