@@ -15,3 +15,4 @@ from bilevel.core.problem import Weighting as Weighting
 from bilevel.core.solver import alternating as alternating
 from bilevel.core.solver import penalty as penalty
 from bilevel.core.solver import population as population
+from bilevel.core.unroll import unroll as unroll

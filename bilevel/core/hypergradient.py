@@ -19,15 +19,10 @@ from jaxtyping import Array, Float
 from bilevel.core.accumulate import mean_value_and_gradient
 from bilevel.core.losses import Mean
 from bilevel.core.lower_level import LowerLevel, Weighed
+from bilevel.core.lower_steps import Iterate as Iterate
+from bilevel.core.lower_steps import LookBack
 from bilevel.core.problem import Batch
 from bilevel.core.tree import PyTree, all_finite, norm
-
-
-class Iterate(NamedTuple):
-    """Inner variables and the state of the optimizer that moves them."""
-
-    inner: PyTree
-    optimizer: PyTree
 
 
 class Levels(NamedTuple):
@@ -42,7 +37,8 @@ class Point(NamedTuple):
     """Where a hypergradient is evaluated: around the lower steps of one solver step.
 
     Attributes:
-        outer, memory: the outer variables and the weighting's memory.
+        outer: the outer variables.
+        memory: the weighting's memory before the last lower step.
         start: before the first lower step.
         last: before the last lower step.
         end: after the last lower step.
@@ -51,6 +47,7 @@ class Point(NamedTuple):
         lower_batches: [lower steps, micro-batches, ...].
         upper_batches: [micro-batches, ...].
         key: for estimators that draw.
+        look_back: the steps that the estimator said it would look back on.
     """
 
     outer: PyTree
@@ -63,6 +60,7 @@ class Point(NamedTuple):
     lower_batches: Batch
     upper_batches: Batch
     key: Array
+    look_back: LookBack
 
 
 class Diagnostics(struct.PyTreeNode):
@@ -105,10 +103,14 @@ class Hypergradient(NamedTuple):
     Attributes:
         init: `(levels, inner) -> state`; refuses optimizers that the estimator cannot serve.
         estimate: `(levels, point, state) -> Estimate`.
+        looks_back: how many lower steps it differentiates through, counted from the last; None for all.
+        keeps_steps: whether it wants a record of each of them.
     """
 
     init: Callable[[Levels, PyTree], PyTree]
     estimate: Callable[[Levels, Point, PyTree], Estimate]
+    looks_back: int | None = 1
+    keeps_steps: bool = False
 
 
 class Direction(NamedTuple):

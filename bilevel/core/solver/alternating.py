@@ -8,8 +8,9 @@ import jax
 import optax
 from jaxtyping import Array
 
-from bilevel.core.hypergradient import Hypergradient, Iterate, Levels, Point
-from bilevel.core.lower_level import LowerPass, Weighed, lower_level
+from bilevel.core.hypergradient import Hypergradient, Levels, Point
+from bilevel.core.lower_level import lower_level
+from bilevel.core.lower_steps import descend, take_lower_steps
 from bilevel.core.problem import Batch, Problem, RowProblem
 from bilevel.core.solver.solver import (
     BOTH,
@@ -17,10 +18,8 @@ from bilevel.core.solver.solver import (
     Solver,
     SolverState,
     StepReport,
-    descend,
-    finish_step,
+    conclude,
     initial_state,
-    lower_steps_in,
     visited_rows,
     weighting_of,
 )
@@ -59,55 +58,46 @@ def alternating(
             jax.random.fold_in(key, 1), params, outer_variables, memory, estimator, inner, outer
         )
 
-    def lower_step(
-        state: SolverState, iterate: Iterate, memory: PyTree, batches: Batch
-    ) -> tuple[Iterate, PyTree, LowerPass, Weighed]:
-        weighed = level.weigh(state.outer.inner, memory, iterate.inner, batches)
-        passed = level.gradient(state.outer.inner, weighed.weights, iterate.inner, batches)
-        after = descend(inner, iterate, passed.gradient)
-        return after, level.remember(memory, batches, passed.row_losses), passed, weighed
-
     def step(
         state: SolverState, lower_batches: Batch, upper_batches: Batch, updates: Collection[Level] = BOTH
     ) -> tuple[SolverState, StepReport]:
         key, step_key = jax.random.split(state.key)
-
-        def earlier_step(
-            carry: tuple[Iterate, PyTree], batches: Batch
-        ) -> tuple[tuple[Iterate, PyTree], None]:
-            after, memory, _, _ = lower_step(state, *carry, batches)
-            return (after, memory), None
-
-        last_batches = jax.tree.map(lambda x: x[-1], lower_batches)
-        carry = (state.inner, state.memory)
-        if lower_steps_in(lower_batches) > 1:
-            carry, _ = jax.lax.scan(earlier_step, carry, jax.tree.map(lambda x: x[:-1], lower_batches))
-        last, memory = carry
-        end, new_memory, passed, weighed = lower_step(state, last, memory, last_batches)
-
-        finite = all_finite((passed.loss, end.inner))
-        new = state.replace(inner=end, memory=new_memory, key=key)
+        estimates = "outer" in updates
+        taken = take_lower_steps(
+            level,
+            inner,
+            state.outer.inner,
+            state.memory,
+            state.inner,
+            lower_batches,
+            hypergradient.looks_back,
+            keeps_steps=estimates and hypergradient.keeps_steps,
+        )
+        finite = all_finite((taken.passed.loss, taken.end.inner))
+        new = state.replace(inner=taken.end, memory=taken.memory, key=key)
         upper, diagnostics = None, None
-        if "outer" in updates:
+        if estimates:
             point = Point(
-                state.outer.inner, memory, state.inner, last, end, passed.gradient, weighed,
-                lower_batches, upper_batches, step_key,
-            )  # fmt: skip
+                outer=state.outer.inner,
+                memory=taken.last_memory,
+                start=state.inner,
+                last=taken.last,
+                end=taken.end,
+                gradient=taken.passed.gradient,
+                weighed=taken.weighed,
+                lower_batches=lower_batches,
+                upper_batches=upper_batches,
+                key=step_key,
+                look_back=taken.look_back,
+            )
             estimate = hypergradient.estimate(levels, point, state.extra)
             upper, diagnostics = estimate.upper, estimate.diagnostics
             moved = descend(outer, state.outer, estimate.gradient, **visited_rows(lower_batches))
             new = new.replace(outer=moved, extra=estimate.state)
             finite &= estimate.diagnostics.finite & all_finite(moved.inner)
-
-        report = StepReport(
-            lower=passed.loss,
-            upper=upper,
-            row_losses=passed.row_losses,
-            row_weights=weighed.weights,
-            row_id=last_batches.get("row_id"),
-            finite=finite,
-            diagnostics=diagnostics,
+        last_batches = jax.tree.map(lambda x: x[-1], lower_batches)
+        return conclude(
+            state, new, updates, finite, taken.passed, taken.weighed, last_batches, upper, diagnostics
         )
-        return finish_step(state, new, updates, finite), report
 
     return Solver(init, step)

@@ -11,8 +11,9 @@ import optax
 from jaxtyping import Array
 
 from bilevel.core.accumulate import mean_value_and_gradient
-from bilevel.core.hypergradient import Diagnostics, Iterate
+from bilevel.core.hypergradient import Diagnostics
 from bilevel.core.lower_level import lower_level
+from bilevel.core.lower_steps import Iterate, descend
 from bilevel.core.problem import Batch, Problem, RowProblem
 from bilevel.core.solver.solver import (
     BOTH,
@@ -20,10 +21,8 @@ from bilevel.core.solver.solver import (
     Solver,
     SolverState,
     StepReport,
-    descend,
-    finish_step,
+    conclude,
     initial_state,
-    lower_steps_in,
     visited_rows,
     weighting_of,
 )
@@ -106,7 +105,7 @@ def penalty(
             return after, (passed, upper, upper_outer, norm(upper_gradient), signal, weighed)
 
         after = state
-        for k in range(lower_steps_in(lower_batches)):
+        for k in range(jax.tree.leaves(lower_batches)[0].shape[0]):
             batches = jax.tree.map(lambda x, k=k: x[k], lower_batches)
             after, (passed, upper, upper_outer, upper_norm, signal, weighed) = lower_step(after, batches)
 
@@ -122,19 +121,10 @@ def penalty(
                 upper_gradient_norm=upper_norm, hypergradient_norm=norm(gradient), finite=finite
             )
 
-        report = StepReport(
-            lower=passed.loss,
-            upper=upper,
-            row_losses=passed.row_losses,
-            row_weights=weighed.weights,
-            row_id=batches.get("row_id"),
-            finite=finite,
-            diagnostics=diagnostics,
-        )
         new = after.replace(
             key=jax.random.split(state.key)[0],
             extra=after.extra if "inner" in updates else state.extra,
         )
-        return finish_step(state, new, updates, finite), report
+        return conclude(state, new, updates, finite, passed, weighed, batches, upper, diagnostics)
 
     return Solver(init, step)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
-import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
 from jaxtyping import Array
 
-from bilevel.core.hypergradient import Diagnostics, Iterate
+from bilevel.core.hypergradient import Diagnostics
 from bilevel.core.losses import Mean, RowLosses
+from bilevel.core.lower_level import LowerPass, Weighed
+from bilevel.core.lower_steps import Iterate
 from bilevel.core.problem import Batch, Problem, RowProblem
 from bilevel.core.tree import PyTree
 
@@ -127,29 +128,37 @@ def initial_state(
     )
 
 
-def descend(
-    optimizer: optax.GradientTransformation, iterate: Iterate, gradient: PyTree, **extra: Any
-) -> Iterate:
-    """Returns the iterate after one optimizer step; `extra` reaches transformations that ask for it."""
-    update = optax.with_extra_args_support(optimizer).update
-    updates, state = update(gradient, iterate.optimizer, iterate.inner, **extra)
-    return Iterate(optax.apply_updates(iterate.inner, updates), state)
-
-
-def lower_steps_in(lower_batches: Batch) -> int:
-    """Returns K, the number of lower steps that a step's lower batches are for."""
-    return jax.tree.leaves(lower_batches)[0].shape[0]
-
-
 def visited_rows(lower_batches: Batch) -> dict[str, Any]:
     """Returns the extra argument `visited` of outer optimizers on rows: the ids in the last lower batch."""
     return {"visited": lower_batches["row_id"][-1]} if "row_id" in lower_batches else {}
 
 
-def finish_step(old: SolverState, new: SolverState, updates: Collection[Level], finite: Array) -> SolverState:
-    """Returns the new state if all of it is finite, else the old one with the step counted as skipped.
+def conclude(
+    old: SolverState,
+    new: SolverState,
+    updates: Collection[Level],
+    finite: Array,
+    passed: LowerPass,
+    weighed: Weighed,
+    last_batches: Batch,
+    upper: Mean | None,
+    diagnostics: Diagnostics | None,
+) -> tuple[SolverState, StepReport]:
+    """Returns what every step returns: the state to go on with, and the report.
 
-    Levels that are not among `updates` keep their variables; what follows from the rows alone (memory, key) moves.
+    That is the new state if all of it is finite, else the old one with the step counted as skipped. Levels that are
+    not among `updates` keep their variables; what follows from the rows alone (memory, key) moves.
+
+    Args:
+        old: the state before the step.
+        new: the state that the step would lead to.
+        updates: the levels to move.
+        finite: whether everything that the step computed is.
+        passed: the last lower step's gradient pass.
+        weighed: the last lower batch under the outer variables.
+        last_batches: that batch.
+        upper: the upper loss, where the step needed it.
+        diagnostics: of the hypergradient, where there was one.
     """
     kept = new.replace(
         inner=new.inner if "inner" in updates else old.inner,
@@ -157,9 +166,18 @@ def finish_step(old: SolverState, new: SolverState, updates: Collection[Level], 
     )
     chosen = optax.tree.where(finite, kept.replace(key=None), old.replace(key=None))
     failed = jnp.where(finite, 0, 1)
-    return chosen.replace(
+    state = chosen.replace(
         key=new.key,
         step=old.step + 1,
         skipped=old.skipped + failed,
         skipped_in_a_row=jnp.where(finite, 0, old.skipped_in_a_row + 1),
+    )
+    return state, StepReport(
+        lower=passed.loss,
+        upper=upper,
+        row_losses=passed.row_losses,
+        row_weights=weighed.weights,
+        row_id=last_batches.get("row_id"),
+        finite=finite,
+        diagnostics=diagnostics,
     )

@@ -1,0 +1,136 @@
+"""Taking lower steps, and keeping of them what an estimator that looks back will ask for."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from bilevel.core.lower_level import LowerLevel, LowerPass, Weighed
+from bilevel.core.problem import Batch
+from bilevel.core.tree import PyTree
+
+
+class Iterate(NamedTuple):
+    """Inner variables and the state of the optimizer that moves them."""
+
+    inner: PyTree
+    optimizer: PyTree
+
+
+class LowerStep(NamedTuple):
+    """A lower step as it was taken. Stacked, every leaf has the step axis first.
+
+    Attributes:
+        before: the iterate before it.
+        memory: the weighting's memory before it.
+        gradient: the inner gradient that the optimizer was given.
+        weights: row weights, [micro, rows]; None for a general problem.
+        losses: the row losses that the weights were made from; None where they need none.
+    """
+
+    before: Iterate
+    memory: PyTree
+    gradient: PyTree
+    weights: Any
+    losses: Any
+
+
+class LookBack(NamedTuple):
+    """The steps that an estimator differentiates through.
+
+    Attributes:
+        steps: how many they are.
+        start: the iterate before the first of them.
+        memory: the weighting's memory before the first of them.
+        earlier: all of them but the last, stacked; None if there is only the last, or if none were to be kept.
+    """
+
+    steps: int
+    start: Iterate
+    memory: PyTree
+    earlier: LowerStep | None
+
+
+class LowerSteps(NamedTuple):
+    """What taking K lower steps left.
+
+    Attributes:
+        last: before the last step.
+        last_memory: the weighting's memory before the last step.
+        end: after the last step.
+        memory: the weighting's memory after the last step.
+        passed: the last step's gradient pass.
+        weighed: the last batch under the outer variables.
+        look_back: the steps before, as far as they were asked for.
+    """
+
+    last: Iterate
+    last_memory: PyTree
+    end: Iterate
+    memory: PyTree
+    passed: LowerPass
+    weighed: Weighed
+    look_back: LookBack
+
+
+def take_lower_steps(
+    lower: LowerLevel,
+    optimizer: optax.GradientTransformation,
+    outer: PyTree,
+    memory: PyTree,
+    start: Iterate,
+    lower_batches: Batch,
+    looks_back: int | None = 1,
+    keeps_steps: bool = False,
+) -> LowerSteps:
+    """Takes one optimizer step on each lower batch.
+
+    Args:
+        lower: the lower level.
+        optimizer: of the inner variables.
+        outer: outer variables.
+        memory: the weighting's memory.
+        start: the iterate to begin with.
+        lower_batches: [lower steps, micro-batches, ...].
+        looks_back: of how many steps, counted from the last, an estimator wants the start; None for all.
+        keeps_steps: whether it wants a record of each of them.
+    """
+    steps = jax.tree.leaves(lower_batches)[0].shape[0]
+    seen = steps if looks_back is None else min(looks_back, steps)
+
+    def take(iterate: Iterate, memory: PyTree, batches: Batch) -> tuple[Iterate, PyTree, LowerPass, Weighed]:
+        weighed = lower.weigh(outer, memory, iterate.inner, batches)
+        passed = lower.gradient(outer, weighed.weights, iterate.inner, batches)
+        after = descend(optimizer, iterate, passed.gradient)
+        return after, lower.remember(memory, batches, passed.row_losses), passed, weighed
+
+    def earlier_step(
+        carry: tuple[Iterate, PyTree], batches: Batch, keep: bool
+    ) -> tuple[tuple[Iterate, PyTree], LowerStep | None]:
+        iterate, memory = carry
+        after, remembered, passed, weighed = take(iterate, memory, batches)
+        kept = LowerStep(iterate, memory, passed.gradient, weighed.weights, weighed.losses) if keep else None
+        return (after, remembered), kept
+
+    def walk(carry: tuple[Iterate, PyTree], begin: int, end: int, keep: bool) -> tuple[Any, LowerStep | None]:
+        if begin == end:
+            return carry, None
+        batches = jax.tree.map(lambda x: x[begin:end], lower_batches)
+        return jax.lax.scan(lambda carry, batches: earlier_step(carry, batches, keep), carry, batches)
+
+    begun, begun_memory = walk((start, memory), 0, steps - seen, keep=False)[0]
+    (last, last_memory), earlier = walk((begun, begun_memory), steps - seen, steps - 1, keep=keeps_steps)
+    end, memory, passed, weighed = take(last, last_memory, jax.tree.map(lambda x: x[-1], lower_batches))
+    look_back = LookBack(seen, begun, begun_memory, earlier)
+    return LowerSteps(last, last_memory, end, memory, passed, weighed, look_back)
+
+
+def descend(
+    optimizer: optax.GradientTransformation, iterate: Iterate, gradient: PyTree, **extra: Any
+) -> Iterate:
+    """Returns the iterate after one optimizer step; `extra` reaches transformations that ask for it."""
+    update = optax.with_extra_args_support(optimizer).update
+    updates, state = update(gradient, iterate.optimizer, iterate.inner, **extra)
+    return Iterate(optax.apply_updates(iterate.inner, updates), state)

@@ -1,0 +1,117 @@
+"""Mixed mode: reverse through the optimizer steps, forward over reverse through each inner gradient.
+
+Of each lower step, the inner gradient is the one place where second derivatives stand. Reverse mode over it would
+tape the gradient's own forward and backward pass, for every step. By symmetry of second derivatives its vjp is one
+jvp of the gradient instead, which tapes nothing:
+
+    c      = (d step / d gradient)^T (cotangents of the next iterate)          one vjp of the optax chain
+    H c, s = jvp of [ inner -> (grad_inner lower, signal) ] along c            one forward-over-reverse pass
+    cotangent of inner += H c            outer gradient += pull_back(s)
+
+Between steps stand only the iterates and the inner gradients that the lower steps left (`LowerStep`), so no gradient
+is computed twice.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bilevel.core.hypergradient import Levels
+from bilevel.core.lower_steps import LowerStep
+from bilevel.core.problem import Batch
+from bilevel.core.tree import PyTree
+from bilevel.core.unroll.step import Smooth, differentiable_step, is_dead, smooth_part, with_smooth_part
+
+
+def pull_back_steps(
+    levels: Levels,
+    outer: PyTree,
+    earlier: LowerStep | None,
+    last: LowerStep,
+    batches: Batch,
+    cotangent: PyTree,
+    of_start: bool = False,
+) -> tuple[PyTree, Smooth | None]:
+    """Returns the vjp of taking lower steps.
+
+    Args:
+        levels: the problem.
+        outer: outer variables.
+        earlier: the steps before the last, stacked; None if there are none.
+        last: the last step.
+        batches: of all these steps, [steps, micro-batches, ...].
+        cotangent: of the inner variables after the last step.
+        of_start: whether the cotangent of the first iterate is wanted too; without it the first step costs one jvp
+            of the row losses and no Hessian product.
+
+    Returns:
+        `(outer gradient, cotangent of the first iterate or None)`. Outer penalties are not in it.
+    """
+    steps = jax.tree.leaves(batches)[0].shape[0]
+    lifeless = _steps_before_first_gradient(earlier, last)
+
+    def pull_back(
+        carry: tuple[PyTree, Smooth], taken: LowerStep, batch: Batch, position: jax.Array, curved: bool
+    ) -> tuple[PyTree, Smooth]:
+        gradient, above = carry
+        dead = jax.tree.map(lambda count: count > position, lifeless)
+
+        def step(gradient: PyTree, part: Smooth) -> Smooth:
+            begun = with_smooth_part(taken.before, part)
+            return smooth_part(differentiable_step(levels.optimizer, gradient, begun, dead))
+
+        _, transposed = jax.vjp(step, taken.gradient, smooth_part(taken.before))
+        c, below = transposed(above)
+        weighed = levels.lower.weigh(outer, taken.memory, taken.before.inner, batch, taken.losses)
+        if curved:
+            passed = levels.lower.linearised_gradient(outer, taken.weights, taken.before.inner, batch, c)
+            signal = passed.cross_signal
+            below = below._replace(inner=optax.tree.add(below.inner, passed.hessian_product))
+        else:
+            signal = levels.lower.cross_signal(outer, taken.weights, taken.before.inner, batch, c)
+        return optax.tree.add(gradient, weighed.pull_back(signal)), below
+
+    above = Smooth(cotangent, tuple(map(jnp.zeros_like, smooth_part(last.before).moments)))
+    carry = (optax.tree.zeros_like(outer), above)
+    carry = pull_back(carry, last, _at(batches, steps - 1), jnp.asarray(steps - 1), of_start or steps > 1)
+    if earlier is None:
+        return carry[0], carry[1] if of_start else None
+
+    def earlier_step(
+        carry: tuple[PyTree, Smooth], step: tuple[LowerStep, Batch, jax.Array]
+    ) -> tuple[tuple[PyTree, Smooth], None]:
+        taken, batch, position = step
+        return pull_back(carry, taken, batch, position, True), None
+
+    curved_from = 0 if of_start else 1
+    inputs = (
+        jax.tree.map(lambda x: x[curved_from:], earlier),
+        jax.tree.map(lambda x: x[curved_from:-1], batches),
+        jnp.arange(curved_from, steps - 1),
+    )
+    if steps - 1 > curved_from:
+        carry, _ = jax.lax.scan(earlier_step, carry, inputs, reverse=True)
+    if of_start:
+        return carry
+    return pull_back(carry, _at(earlier, 0), _at(batches, 0), jnp.asarray(0), curved=False)[0], None
+
+
+def _steps_before_first_gradient(earlier: LowerStep | None, last: LowerStep) -> PyTree:
+    """For each entry, after how many steps it first had a gradient; entries are dead at the steps before."""
+
+    def count(carry: tuple[PyTree, PyTree], gradient: PyTree) -> tuple[tuple[PyTree, PyTree], None]:
+        dead, counts = carry
+        dead = jax.tree.map(jnp.logical_and, dead, is_dead(gradient))
+        return (dead, jax.tree.map(lambda count, dead: count + dead, counts, dead)), None
+
+    dead = jax.tree.map(lambda g: jnp.ones(g.shape, bool), last.gradient)
+    carry = (dead, jax.tree.map(lambda g: jnp.zeros(g.shape, jnp.int16), last.gradient))
+    if earlier is not None:
+        carry, _ = jax.lax.scan(count, carry, earlier.gradient)
+    return count(carry, last.gradient)[0][1]
+
+
+def _at(tree: PyTree, position: int) -> PyTree:
+    return jax.tree.map(lambda x: x[position], tree)
