@@ -68,7 +68,12 @@ def run_methods(
                 schedule,
                 start,
                 _context(
-                    name, inputs, config, partial(metrics.write, name), partial(write_section, folder, name)
+                    name,
+                    inputs,
+                    config,
+                    partial(metrics.write, name),
+                    partial(write_section, folder, name),
+                    folder,
                 ),
             )
             signals = {signal: column.values for signal, column in state.signals.items()}
@@ -107,6 +112,7 @@ def _context(
     config: Any,
     log: Callable[[int, Mapping[str, Any]], None] = lambda step, numbers: None,
     show: Callable[[Section], None] = lambda section: None,
+    folder: Path | None = None,
 ) -> Context:
     mesh = data_mesh()
     devices = mesh.shape[AXIS]
@@ -119,7 +125,9 @@ def _context(
         log=log,
         progress=lambda steps: Progress(steps, method_title(name)),
         show=show,
+        warn=lambda line: print(f"warning: {line}", file=sys.stderr),
         timed=lambda move: part(f"{method_title(name)}: {move}"),
+        folder=folder,
         log_every=max(1, config.training.steps // 60),
         evaluation_rows=-(-_EVALUATION_ROWS // devices) * devices,
     )

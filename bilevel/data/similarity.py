@@ -71,7 +71,9 @@ def _duplication(rows: EncodedRows) -> Float[np.ndarray, " rows"]:
     _, inverse = np.unique(gram, return_inverse=True)
     pairs = np.unique(np.stack([inverse, row], axis=1), axis=0)
     shared = np.bincount(pairs[:, 0])[pairs[:, 0]] > 1
-    return np.bincount(pairs[:, 1], shared, len(rows)) / np.maximum(np.bincount(pairs[:, 1], minlength=len(rows)), 1)
+    return np.bincount(pairs[:, 1], shared, len(rows)) / np.maximum(
+        np.bincount(pairs[:, 1], minlength=len(rows)), 1
+    )
 
 
 def _grams(

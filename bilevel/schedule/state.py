@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -83,7 +84,9 @@ class Context:
         log: `(step, numbers)`, told every `log_every` steps.
         progress: `(steps) -> Progress`.
         show: told of sections that a method adds to the run's report.
+        warn: told of what a user should hear of at once, a line.
         timed: `(move's name) -> context`, entered while a move runs.
+        folder: where the run keeps its files; None for a run in memory alone.
         log_every: steps between logged numbers.
         evaluation_rows: rows of a batch when scoring and evaluating.
         patience: skipped steps in a row that end the run.
@@ -97,7 +100,9 @@ class Context:
     log: Callable[[int, Mapping[str, Any]], None]
     progress: Callable[[int], Progress]
     show: Callable[[Section], None] = lambda section: None
+    warn: Callable[[str], None] = lambda line: None
     timed: Callable[[str], AbstractContextManager[None]] = lambda move: nullcontext()
+    folder: Path | None = None
     log_every: int = 20
     evaluation_rows: int = 128
     patience: int = 10

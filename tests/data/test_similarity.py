@@ -18,7 +18,9 @@ def encoded(*rows: list[int]) -> EncodedRows:
 
 
 COMMON = [1, 2, 3, 4, 5, 6, 7]
-POOL = encoded(COMMON, COMMON, [1, 2, 3, 4, 5, 9, 9], [20, 21, 22, 23, 24, 25, 26], [1, 2], [3, 1, 1, 1, 1, 1, 1])
+POOL = encoded(
+    COMMON, COMMON, [1, 2, 3, 4, 5, 9, 9], [20, 21, 22, 23, 24, 25, 26], [1, 2], [3, 1, 1, 1, 1, 1, 1]
+)
 
 
 def test_lengths_and_duplication():
