@@ -51,7 +51,7 @@ class MeasureTokens(Move):
 class MeasurePreferences(Move):
     """Measures what a signal of weights prefers: one stage's line of the run's section, and of its metrics.
 
-    Weights whose effective sample size has fallen below the alarm are reported as collapsed, at once and in the section.
+    Weights whose effective sample size has fallen below the alarm have collapsed: that is told at once, and in the section.
 
     Attributes:
         stage: whose line this is, from 1.
@@ -127,7 +127,7 @@ def preferences_section(results: Mapping[str, Mapping[str, float]], rows: int) -
             "How evenly weight is spread",
             stages,
             ("entropy", "effective_share"),
-            "1: all rows weigh the same. Entropy over its largest value, effective sample size over the number of rows.",
+            "1: all rows weigh the same. Entropy over its largest value; effective sample size over the rows.",
         ),
     ]
     if 1 < len(sources) <= _MOST_SOURCES:
