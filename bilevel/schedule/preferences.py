@@ -51,7 +51,7 @@ class MeasureTokens(Move):
 class MeasurePreferences(Move):
     """Measures what a signal of weights prefers: one stage's line of the run's section, and of its metrics.
 
-    Weights whose effective sample size has fallen below the alarm have collapsed: that is told at once, and in the section.
+    Weights whose effective sample size has fallen below the alarm have collapsed: that is told at once, and shown.
 
     Attributes:
         stage: whose line this is, from 1.
