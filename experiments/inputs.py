@@ -12,10 +12,12 @@ import jax
 import models
 from bilevel.core import Batch, RowLosses
 from bilevel.data import (
+    ChatTemplate,
     ReadRows,
+    Template,
     Tokenizer,
     check_vocabulary,
-    get_template,
+    choose_template,
     load_tokenizer,
     read_rows,
     train_tokenizer,
@@ -38,6 +40,8 @@ from experiments.tuned_model import (
 )
 
 _ALL_PARAMETERS = LoraOptions()
+_VALIDATION_SPLITS = ("validation", "valid", "val", "dev")
+_TEST_SPLITS = ("test",)
 
 
 @dataclass(frozen=True)
@@ -84,21 +88,30 @@ def load_inputs(
         begin_adapter(lora, found[1], seed)
     with part("reading rows"):
         pool, validation, test = _read_sets(data, corpus, seed)
-    template = get_template(data.template)
     if found is not None:
         source, config = found
         tokenizer = load_tokenizer(model.tokenizer or source)
+        template, chosen = choose_template(data.template, pool.rows, tokenizer)
         max_length = min(data.max_length, config.max_positions)
     else:
-        texts = [text for row in pool.rows for text in (template.prompt(row), row.output)]
-        tokenizer = (
-            load_tokenizer(model.tokenizer) if model.tokenizer else train_tokenizer(texts, model.vocab_size)
-        )
+        given = load_tokenizer(model.tokenizer) if model.tokenizer else None
+        template, chosen = choose_template(data.template, pool.rows, given)
+        tokenizer = given or train_tokenizer(_texts(template, pool), model.vocab_size)
         max_length = data.max_length
         config = random_config(model, len(tokenizer.get_vocab()), max_length)
     check_vocabulary(tokenizer, config.vocab_size)
     with part("encoding rows"):
-        sets = prepare_sets(pool, validation, test, tokenizer, template, max_length, data.max_rejected)
+        sets = prepare_sets(
+            pool._replace(notices=(*pool.notices, chosen) if chosen else pool.notices),
+            validation,
+            test,
+            tokenizer,
+            template,
+            max_length,
+            data.max_rejected,
+            data.truncation,
+            data.targets,
+        )
     mesh = data_mesh()
     with part("reading the model"):
         tuned = load_model(model, lora, found, config, mesh, seed)
@@ -119,6 +132,11 @@ def _inputs(sets: PreparedSets, tokenizer: Tokenizer, model: TunedModel, compute
     return Inputs(sets, tokenizer, model, fast, row_losses, first_order, exact_matches(fast))
 
 
+def _texts(template: Template | ChatTemplate, pool: ReadRows) -> list[str]:
+    assert isinstance(template, Template)  # chat templates belong to tokenizers that are there already
+    return [text for row in pool.rows for turn in template.texts(row) for text in turn]
+
+
 def _read_sets(
     data: DataOptions, corpus: CorpusOptions, seed: int
 ) -> tuple[ReadRows, ReadRows, ReadRows | None]:
@@ -127,8 +145,8 @@ def _read_sets(
             raise InputError(
                 "--train needs trusted rows for the upper level: name a file of them with --valid"
             )
-        test = read_rows(data.test) if data.test is not None else None
-        return read_rows(data.train), read_rows(data.valid), test
+        train, valid = read_rows(data.train), read_rows(data.valid, _VALIDATION_SPLITS)
+        return train, valid, read_rows(data.test, _TEST_SPLITS) if data.test is not None else None
     if data.valid is not None or data.test is not None:
         raise InputError("--valid and --test go with --train; without it the run uses the embedded corpus")
     made = make_corpus(seed, corpus.rows, corpus.valid, corpus.test, corpus.shares)

@@ -17,16 +17,24 @@ from bilevel.methods import TrainingSettings
 class DataOptions:
     """Which rows: files of your own, or (without --train) the embedded corpus with planted faults."""
 
-    train: Path | None = None
-    """Rows to weight: JSON lines or a JSON array with the columns instruction, input (optional) and output."""
-    valid: Path | None = None
-    """Trusted rows that the upper level is measured on; needed with --train."""
-    test: Path | None = None
-    """Held-out rows for the final table; without them the table has no test columns."""
-    template: Literal["plain", "alpaca"] = "plain"
-    """Wording around instruction and input."""
+    train: str | None = None
+    """Rows to weight: a file (.json, .jsonl, .csv, .tsv, .parquet, also .gz), a folder that holds a dataset, or
+    OWNER/NAME on the Hugging Face hub; folders and names may go on with :SPLIT or :SUBSET:SPLIT. Columns: instruction,
+    input and output; prompt and completion; messages; conversations; and others, see bilevel.data.forms."""
+    valid: str | None = None
+    """Trusted rows that the upper level is measured on; needed with --train. Of a dataset, its split validation."""
+    test: str | None = None
+    """Held-out rows for the final table; without them the table has no test columns. Of a dataset, its split test."""
+    template: Literal["auto", "plain", "alpaca", "chat", "raw"] = "auto"
+    """Wording around questions and responses: chat is the tokenizer's own, raw adds nothing, auto is chat for
+    conversations if the tokenizer has a chat template, else plain."""
+    targets: Literal["all", "last"] = "all"
+    """Which responses of a conversation are learned."""
     max_length: int = 128
-    """Most tokens of a row; longer rows lose the start of their prompt first."""
+    """Most tokens of a row."""
+    truncation: Literal["response_first", "keep_start", "drop"] = "response_first"
+    """What rows that are longer lose: the start of their prompt and only then the end of their response; everything
+    after the limit; or their place in the run."""
     max_rejected: float = 0.5
     """Largest share of a file's rows that may be unusable before the run refuses it."""
 

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bilevel.data.encode import EncodedRows, Encoding, Truncated
+from bilevel.data.encode import EncodedRows, Encoding
 from bilevel.data.rows import Rejected, Row
 from bilevel.data.tokenizer import Tokenizer
+from bilevel.data.truncation import Truncated
 from bilevel.errors import InputError
 
 _LENGTH_MULTIPLE = 8

@@ -10,7 +10,7 @@ LABELS = ("fault", "kind", "hard", "duplicate")
 
 @dataclass(frozen=True)
 class Row:
-    """One instruction with its response.
+    """One instruction with its response; in a conversation the last one, with what came before it.
 
     Args:
         id: stable name of the row, `file:line`.
@@ -19,6 +19,10 @@ class Row:
         output: the response to learn.
         labels: the columns named in `LABELS` that the row carries, as text; empty text means "no".
         extra: every other column, as it was read.
+        system: what the assistant is told before the conversation.
+        history: earlier turns of the conversation, as (question, response).
+        form: key of `bilevel.data.forms.FORMS`, the columns that the row came in and is written back in.
+        source: those columns as they were read, where texts alone do not give them back (conversations).
     """
 
     id: str
@@ -27,14 +31,24 @@ class Row:
     output: str
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    system: str = ""
+    history: tuple[tuple[str, str], ...] = ()
+    form: str = "alpaca"
+    source: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False, repr=False)
 
     @property
-    def prompt_key(self) -> tuple[str, str]:
-        """What makes two prompts the same: instruction and input without surrounding blanks."""
-        return self.instruction.strip(), self.input.strip()
+    def prompt(self) -> str:
+        """The last question as one text: the instruction, and below it the input where there is one."""
+        return f"{self.instruction}\n{self.input}" if self.input.strip() else self.instruction
 
     @property
-    def pair_key(self) -> tuple[str, str, str]:
+    def prompt_key(self) -> tuple[str, ...]:
+        """What makes two prompts the same in every form: all texts before the response, without outer blanks."""
+        before = (text.strip() for turn in self.history for text in turn)
+        return self.system.strip(), *before, self.prompt.strip()
+
+    @property
+    def pair_key(self) -> tuple[str, ...]:
         """What makes two rows twins: prompt and response without surrounding blanks."""
         return *self.prompt_key, self.output.strip()
 

@@ -1,8 +1,14 @@
-"""Templates: how a row becomes a prompt and a response."""
+"""Templates: how a row becomes prompts and responses."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bilevel.data.chat import CHAT, ChatTemplate, check_chat_template, has_chat_template
+from bilevel.data.exchange import Exchange, Targets, last_alone
+from bilevel.data.forms import CONVERSATIONS
 from bilevel.data.rows import Row
+from bilevel.data.texts import Problem
+from bilevel.data.tokenizer import Tokenizer, tokenise
 from bilevel.errors import InputError
 
 
@@ -14,21 +20,58 @@ class Template:
         name: how users ask for it.
         with_input: prompt of a row that has an input; `{instruction}` and `{input}` stand for its texts.
         without_input: prompt of a row that has none; `{instruction}` stands for its text.
+        system: what stands before the first prompt of a row with a system message; `{system}` stands for it.
     """
 
     name: str
     with_input: str
     without_input: str
+    system: str = "{system}\n\n"
 
     def prompt(self, row: Row) -> str:
-        """Prompt text of a row, up to where its response starts."""
+        """Text of a row's last question, up to where its response starts."""
         if row.input.strip():
             return self.with_input.format(instruction=row.instruction, input=row.input)
         return self.without_input.format(instruction=row.instruction)
 
-    def __call__(self, row: Row) -> tuple[str, str]:
-        """Prompt text and response text of a row."""
-        return self.prompt(row), row.output
+    def texts(self, row: Row) -> list[tuple[str, str]]:
+        """Prompt and response text of each turn, the row's own last; the system message stands in the first."""
+        turns = [
+            (self.without_input.format(instruction=question), answer) for question, answer in row.history
+        ]
+        turns.append((self.prompt(row), row.output))
+        if row.system.strip():
+            turns[0] = (self.system.format(system=row.system) + turns[0][0], turns[0][1])
+        return turns
+
+    def exchanges(
+        self, rows: Sequence[Row], tokenizer: Tokenizer, targets: Targets = "all"
+    ) -> list[list[Exchange] | Problem]:
+        """Tokens of rows: [start token] prompt response [end token] prompt response [end token] ...
+
+        Prompt and response are tokenised apart, so that a prompt's tokens never depend on its response: what is
+        trained is what generation sees. Names of special tokens inside a row's text are plain text.
+        """
+        texts = [self.texts(row) for row in rows]
+        tokens = iter(tokenise(tokenizer, [text for turns in texts for turn in turns for text in turn]))
+        start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        found: list[list[Exchange] | Problem] = []
+        for turns in texts:
+            exchanges = []
+            empty = ""
+            for number in range(len(turns)):
+                prompt, response = next(tokens), next(tokens)
+                if not response:
+                    empty = "no response token"
+                context = prompt if number else start + prompt
+                if not context:
+                    empty = empty or "no prompt token"
+                exchanges.append(Exchange(context, [*response, tokenizer.eos_token_id]))
+            if empty:
+                found.append(Problem(empty, "write text that the tokenizer knows, or use another tokenizer"))
+            else:
+                found.append(exchanges if targets == "all" else [last_alone(exchanges)])
+        return found
 
 
 # The wording of github.com/tatsu-lab/stanford_alpaca, train.py: the response follows "### Response:"
@@ -43,12 +86,17 @@ ALPACA = Template(
     "### Instruction:\n{instruction}\n\n### Response:",
 )
 
-PLAIN = Template("plain", "{instruction}\n{input}\n", "{instruction}\n")
+PLAIN = Template("plain", "{instruction}\n{input}\n", "{instruction}\n", "{system}\n")
 
-TEMPLATES = {template.name: template for template in (ALPACA, PLAIN)}
+RAW = Template("raw", "{instruction}\n{input}", "{instruction}", "{system}\n")
+"""Nothing added: the response follows the prompt directly, as completion columns often mean it."""
+
+TEMPLATES: dict[str, Template | ChatTemplate] = {
+    template.name: template for template in (ALPACA, PLAIN, RAW, CHAT)
+}
 
 
-def get_template(name: str) -> Template:
+def get_template(name: str) -> Template | ChatTemplate:
     """Template of this name.
 
     Raises:
@@ -57,3 +105,36 @@ def get_template(name: str) -> Template:
     if name not in TEMPLATES:
         raise InputError(f"unknown template {name!r}; choose one of {', '.join(sorted(TEMPLATES))}")
     return TEMPLATES[name]
+
+
+def choose_template(
+    name: str, rows: Sequence[Row], tokenizer: Tokenizer | None
+) -> tuple[Template | ChatTemplate, str]:
+    """The template of a run.
+
+    "auto" is the tokenizer's own chat template where the rows came as conversations and there is one, else `PLAIN`.
+
+    Args:
+        name: of a template, or "auto".
+        rows: training rows.
+        tokenizer: None where it will be trained on the rows' texts, and has no chat template.
+
+    Returns:
+        The template, and a line for the user where it was chosen for them, else "".
+
+    Raises:
+        InputError: no such template, or "chat" without a chat template.
+    """
+    known = tokenizer is not None and has_chat_template(tokenizer)
+    if name != "auto":
+        template = get_template(name)
+        if isinstance(template, ChatTemplate):
+            check_chat_template(tokenizer)
+        return template, ""
+    if any(row.form in CONVERSATIONS for row in rows):
+        if known:
+            return CHAT, "template chat, the tokenizer's own, since the rows are conversations"
+        return PLAIN, "template plain, since the tokenizer has no chat template"
+    if known:
+        return PLAIN, "template plain, since the rows are no conversations; chat is the tokenizer's own"
+    return PLAIN, ""

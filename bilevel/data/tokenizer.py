@@ -1,7 +1,7 @@
 """Tokenizers: from a folder, or trained on the rows at hand."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,6 +29,15 @@ if TYPE_CHECKING:
 
         def get_vocab(self) -> dict[str, int]:
             """Id of each token."""
+            ...
+
+        def apply_chat_template(self, conversation: Any, **options: Any) -> Any:
+            """Text of a conversation."""
+            ...
+
+        @property
+        def added_tokens_decoder(self) -> dict[int, Any]:
+            """Added tokens by id; `special` says which are control tokens."""
             ...
 
         def save_pretrained(self, save_directory: Any) -> Any:
@@ -74,6 +83,28 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
             '"eos_token" in tokenizer_config.json'
         )
     return tokenizer
+
+
+def tokenise(tokenizer: Tokenizer, texts: Sequence[str], special: bool = False) -> list[list[int]]:
+    """Token ids of each text, without start and end.
+
+    Args:
+        tokenizer: a fast tokenizer.
+        texts: what to tokenise.
+        special: whether names of special tokens mean these tokens; else they are plain text.
+    """
+    if not texts:
+        return []
+    return tokenizer(
+        list(texts),
+        add_special_tokens=False,
+        split_special_tokens=not special,
+        padding=False,
+        truncation=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,
+    )["input_ids"]
 
 
 def check_vocabulary(tokenizer: Tokenizer, embedding_rows: int) -> None:

@@ -147,7 +147,9 @@ def test_rows_are_the_same_on_every_machine(corpus: Corpus) -> None:
 
 
 def test_rows_are_short(corpus: Corpus) -> None:
-    tokenizer = train_tokenizer([text for row in corpus.train for text in PLAIN(row)], 512)
+    tokenizer = train_tokenizer(
+        [text for row in corpus.train for turn in PLAIN.texts(row) for text in turn], 512
+    )
     rows, rejected, truncated = encode_rows(corpus.train + corpus.test, tokenizer, PLAIN, 64)
     assert (rejected, truncated.prompts, truncated.responses) == ((), (), ())
     assert np.median(rows.lengths) < 30

@@ -85,8 +85,8 @@ def test_a_cut_response_does_not_teach_to_stop(bytewise: Tokenizer) -> None:
     np.testing.assert_array_equal(rows.loss_mask[0], [0, 0, 1, 1, 1, 1, 0, 0])
     assert (truncated.prompts, truncated.responses) == (("a:1",), ("a:1",))
     assert truncated.warning == (
-        "1 rows lost the start of their prompt and 1 the end of their response to the length limit "
-        "(first: a:1); raise the limit to keep them whole"
+        "1 rows lost part of their prompt, 1 rows the end of their response to the length limit (first: a:1); "
+        "the longest row has 12 tokens, raise the limit to keep them whole"
     )
 
 
@@ -136,7 +136,9 @@ def test_rows_without_a_response_token_are_rejected() -> None:
 
 
 def test_no_row_left_is_an_error() -> None:
-    with pytest.raises(InputError, match="none of 2 rows has a response token"):
+    with pytest.raises(
+        InputError, match=r"none of 2 rows can be encoded \(first a:1: no response token; write text"
+    ):
         encoded(Deaf(), ("b", "a"), ("c", "e"))
 
 

@@ -23,27 +23,27 @@ def test_json_lines_and_arrays_are_told_apart_by_content(tmp_path: Path) -> None
     array = written(tmp_path, json.dumps(records, indent=2), "array.jsonl")
     texts = [("Say hello.", "", "Hello."), ("Add.", "1 2", "3")]
     for path in (lines, array):
-        rows, rejected = read_rows(path)
+        rows, rejected, _ = read_rows(path)
         assert [(row.instruction, row.input, row.output) for row in rows] == texts
         assert [row.id for row in rows] == [f"{path.name}:1", f"{path.name}:2"]
         assert rejected == ()
 
 
 def test_ids_count_every_line_of_the_file(tmp_path: Path) -> None:
-    rows, _ = read_rows(written(tmp_path, f"\n{GOOD}\r\n\n   \n{GOOD}\n"))
+    rows, *_ = read_rows(written(tmp_path, f"\n{GOOD}\r\n\n   \n{GOOD}\n"))
     assert [row.id for row in rows] == ["rows.jsonl:2", "rows.jsonl:5"]
 
 
 def test_separators_inside_strings_do_not_end_a_line(tmp_path: Path) -> None:
     record = {"instruction": "Copy.", "output": "one\u2028two\x85three"}
     path = written(tmp_path, json.dumps(record, ensure_ascii=False) + "\n" + GOOD)
-    rows, _ = read_rows(path)
+    rows, *_ = read_rows(path)
     assert [row.output for row in rows] == ["one\u2028two\x85three", "Hello."]
 
 
 def test_byte_order_mark_null_input_and_umlauts(tmp_path: Path) -> None:
     content = '\ufeff{"instruction": "Grüße", "input": null, "output": "Grüß Gott ☀"}'
-    ((row,), _) = read_rows(written(tmp_path, content))
+    ((row,), *_) = read_rows(written(tmp_path, content))
     assert (row.instruction, row.input, row.output) == ("Grüße", "", "Grüß Gott ☀")
 
 
@@ -56,7 +56,7 @@ def test_labels_are_text_and_other_columns_are_kept(tmp_path: Path) -> None:
         "source": "web",
         "tags": ["a"],
     }
-    ((row,), _) = read_rows(written(tmp_path, json.dumps(json.loads(GOOD) | columns)))
+    ((row,), *_) = read_rows(written(tmp_path, json.dumps(json.loads(GOOD) | columns)))
     assert row.labels == {"fault": "truncated", "hard": "yes", "duplicate": "", "kind": "3"}
     assert row.extra == {"source": "web", "tags": ["a"]}
     assert row.label("fault") == "truncated"
@@ -65,7 +65,7 @@ def test_labels_are_text_and_other_columns_are_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", ["", "no", "None", "false", False, 0, 0.0, None, "0", " "])
 def test_labels_that_say_no_are_empty(tmp_path: Path, value: object) -> None:
-    ((row,), _) = read_rows(written(tmp_path, json.dumps(json.loads(GOOD) | {"fault": value})))
+    ((row,), *_) = read_rows(written(tmp_path, json.dumps(json.loads(GOOD) | {"fault": value})))
     assert row.labels == {"fault": ""}
 
 
@@ -78,7 +78,7 @@ def test_rows_that_cannot_be_used_are_rejected_with_a_remedy(tmp_path: Path) -> 
         {"instruction": "a", "output": "half \ud800"},
         {"instruction": "a", "output": "b"},
     ]
-    rows, rejected = read_rows(written(tmp_path, "\n".join(map(json.dumps, records))))
+    rows, rejected, _ = read_rows(written(tmp_path, "\n".join(map(json.dumps, records))))
     assert [row.id for row in rows] == ["rows.jsonl:6"]
     assert [(item.id, item.reason) for item in rejected] == [
         ("rows.jsonl:1", "empty response"),
@@ -96,7 +96,7 @@ def test_rows_that_cannot_be_used_are_rejected_with_a_remedy(tmp_path: Path) -> 
         (b"", "{path}: the file is empty; write at least one row"),
         (b" \n\n", "{path}: the file is empty; write at least one row"),
         (b"\xef\xbb\xbf", "{path}: the file is empty; write at least one row"),
-        (b"[]", "{path}: the array is empty; write at least one row"),
+        (b"[]", "{path}: no rows inside; write at least one row"),
         (
             f"{GOOD}\n{GOOD[:-1]}\n".encode(),
             "{path}:2: broken JSON (Expecting ',' delimiter, column 49); write one JSON object a line",
@@ -106,12 +106,15 @@ def test_rows_that_cannot_be_used_are_rejected_with_a_remedy(tmp_path: Path) -> 
         (b'{\n  "instruction": "a"\n}', "{path}:1: broken JSON"),
         (
             f"{GOOD}\n3\n".encode(),
-            "{path}:2: a row must be a JSON object with 'instruction' and 'output', this is int",
+            "{path}:2: a row must be a JSON object with columns such as 'instruction' and 'output', this is int",
         ),
-        (b'["a"]', "{path}:1: a row must be a JSON object with 'instruction' and 'output', this is str"),
+        (
+            b'["a"]',
+            "{path}:1: a row must be a JSON object with columns such as 'instruction' and 'output', this is str",
+        ),
         (
             b'{"prompt": "a", "output": "b"}',
-            "{path}:1: column 'instruction' is missing (there: 'prompt', 'output'); add it or rename yours",
+            "{path}:1: column 'instruction' is missing (there: 'prompt', 'output'); add it, or rename yours to ",
         ),
         (f"[{GOOD}, {{}}]".encode(), "{path}:2: column 'instruction' is missing (there: none)"),
         (b'{"instruction": "a"}', "{path}:1: column 'output' is missing (there: 'instruction')"),
@@ -140,11 +143,9 @@ def test_unusable_files_are_named_with_row_and_remedy(tmp_path: Path, content: b
     assert "\n" not in str(error.value)
 
 
-def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
+def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere.jsonl: no such file; check the path"):
         read_rows(tmp_path / "nowhere.jsonl")
-    with pytest.raises(InputError, match="this is a folder; name a JSON or JSON-lines file inside it"):
-        read_rows(tmp_path)
 
 
 def test_written_rows_are_read_back(tmp_path: Path) -> None:
@@ -169,7 +170,7 @@ def test_written_rows_are_read_back(tmp_path: Path) -> None:
     assert "ü" in path.read_text(encoding="utf-8")
 
     write_rows(path, [first])
-    ((again,), _) = read_rows(path)
+    ((again,), *_) = read_rows(path)
     assert again.extra == {"id": "selected.jsonl:1", "original_id": 12, "source": "web", "weight": 0.5}
 
 
@@ -182,17 +183,17 @@ def test_extra_columns_must_fit(tmp_path: Path) -> None:
 
 def test_rejected_rows_are_written_with_reasons_even_with_broken_characters(tmp_path: Path) -> None:
     records = [{"instruction": "a", "output": ""}, {"instruction": "a", "output": "\ud800", "n": 1}]
-    _, rejected = read_rows(written(tmp_path, "\n".join(map(json.dumps, records))))
+    _, rejected, _ = read_rows(written(tmp_path, "\n".join(map(json.dumps, records))))
     path = tmp_path / "rejected.jsonl"
     write_rejected(path, rejected)
-    _, again = read_rows(path)
+    _, again, _ = read_rows(path)
     assert [item.row.extra["reason"] for item in again] == [item.reason for item in rejected]
     assert [item.row.extra["id"] for item in again] == ["rows.jsonl:1", "rows.jsonl:2"]
     assert again[1].row.output == "\ud800"
 
 
 def test_real_alpaca_rows_lose_exactly_their_two_empty_outputs(shared_folder: Path) -> None:
-    rows, rejected = read_rows(shared_folder / "data" / "alpaca_5000_NC.json")
+    rows, rejected, _ = read_rows(shared_folder / "data" / "alpaca_5000_NC.json")
     assert len(rows) == 4998
     assert [item.reason for item in rejected] == ["empty response"] * 2
     source = json.loads((shared_folder / "data" / "alpaca_5000_NC.json").read_text(encoding="utf-8"))
@@ -203,7 +204,7 @@ def test_real_alpaca_rows_lose_exactly_their_two_empty_outputs(shared_folder: Pa
 
 
 def test_real_json_lines_keep_their_columns(shared_folder: Path) -> None:
-    rows, rejected = read_rows(shared_folder / "data" / "val_rasbt_1100.jsonl")
+    rows, rejected, _ = read_rows(shared_folder / "data" / "val_rasbt_1100.jsonl")
     assert (len(rows), rejected) == (1075, ())
     assert {row.extra["source"] for row in rows} == {"rasbt"}
     assert rows[0].id == "val_rasbt_1100.jsonl:1"

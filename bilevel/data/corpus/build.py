@@ -128,7 +128,7 @@ def _row(kind: Kind, example: Example, *, fault: str = "", hard: str = "", answe
 
 
 def _numbered(name: str, rows: Sequence[Row]) -> tuple[Row, ...]:
-    first: dict[tuple[str, str, str], str] = {}
+    first: dict[tuple[str, ...], str] = {}
     numbered = []
     for position, row in enumerate(rows, start=1):
         identity = f"{name}:{position}"

@@ -1,0 +1,141 @@
+"""The tokenizer's own chat template, with targets found by the prefix method."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import jinja2
+
+from bilevel.data.exchange import Exchange, Targets
+from bilevel.data.rows import Row
+from bilevel.data.texts import Problem
+from bilevel.data.tokenizer import Tokenizer, tokenise
+from bilevel.errors import InputError
+
+_DATE = "26 Jul 2024"
+"""What Llama 3's templates fall back to: with today's date, the same rows would be other tokens tomorrow."""
+
+_REMEDY = "take another template (plain), or mend the row"
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """Conversations in the wording of the tokenizer's chat template, a Jinja template run in its sandbox.
+
+    A response's target is the difference of two renderings: the conversation up to the response with the generation
+    prompt, which is what generation sees, and the conversation with the response. Stock templates lack the mark that
+    assistant masks are made from, hence this method.
+    """
+
+    name: str = "chat"
+
+    def exchanges(
+        self, rows: Sequence[Row], tokenizer: Tokenizer, targets: Targets = "all"
+    ) -> list[list[Exchange] | Problem]:
+        """Tokens of rows, or why one has none.
+
+        Rows are refused that the template refuses or leaves text of out, in which it words earlier turns otherwise
+        once later ones follow (so that one rendering is not the other's beginning), and that name special tokens.
+        """
+        special = _special_tokens(tokenizer)
+        renderings = [_renderings(row, tokenizer, targets, special) for row in rows]
+        good = [texts for texts in renderings if not isinstance(texts, Problem)]
+        tokens = iter(tokenise(tokenizer, [text for texts in good for text in texts], special=True))
+        found: list[list[Exchange] | Problem] = []
+        for texts in renderings:
+            if isinstance(texts, Problem):
+                found.append(texts)
+                continue
+            pieces = _pieces([next(tokens) for _ in texts], texts, tokenizer)
+            exchanges = [Exchange(*pieces[k : k + 2]) for k in range(0, len(pieces), 2)]
+            if all(context and target for context, target in exchanges):
+                found.append(exchanges)
+            else:
+                found.append(Problem("no response token", _REMEDY))
+        return found
+
+
+CHAT = ChatTemplate()
+
+
+def has_chat_template(tokenizer: Tokenizer) -> bool:
+    """Whether a tokenizer brings a chat template."""
+    return bool(getattr(tokenizer, "chat_template", None))
+
+
+def check_chat_template(tokenizer: Tokenizer | None) -> None:
+    """Raises where there is no chat template.
+
+    Raises:
+        InputError: the tokenizer has none, or will yet be trained.
+    """
+    if tokenizer is None or not has_chat_template(tokenizer):
+        raise InputError(
+            "the tokenizer has no chat template; take template plain or alpaca, or a tokenizer folder that holds "
+            "chat_template.jinja"
+        )
+
+
+def messages_of(row: Row) -> list[dict[str, str]]:
+    """A row as chat messages, its response last."""
+    told = [] if not row.system.strip() else [{"role": "system", "content": row.system}]
+    for question, response in (*row.history, (row.prompt, row.output)):
+        told += [{"role": "user", "content": question}, {"role": "assistant", "content": response}]
+    return told
+
+
+def _renderings(
+    row: Row, tokenizer: Tokenizer, targets: Targets, special: frozenset[str]
+) -> list[str] | Problem:
+    """Texts of which each is the next one's beginning: before and after each response."""
+    messages = messages_of(row)
+    for message in messages:
+        named = [token for token in special if token in message["content"]]
+        if named:
+            return Problem(
+                f"the text names the special token {named[0]!r}", "write it otherwise, or remove the row"
+            )
+    responses = [k for k, message in enumerate(messages) if message["role"] == "assistant"]
+    texts = []
+    try:
+        for k in responses if targets == "all" else responses[-1:]:
+            texts.append(_render(tokenizer, messages[:k], add_generation_prompt=True))
+            texts.append(_render(tokenizer, messages[: k + 1], add_generation_prompt=False))
+    except (jinja2.TemplateError, TypeError, ValueError) as error:
+        return Problem(f"the chat template refuses it ({' '.join(str(error).split())[:120]})", _REMEDY)
+    if not all(later.startswith(earlier) for earlier, later in pairwise(texts)):
+        return Problem(
+            "the chat template words a turn otherwise once later ones follow, so that no prefix is left",
+            "learn the last response of each conversation alone (targets last), or take another template (plain)",
+        )
+    rendered = _without_blanks(texts[-1])
+    for message in messages:
+        if _without_blanks(message["content"]) not in rendered:
+            return Problem(f"the chat template leaves out text of the {message['role']}", _REMEDY)
+    return texts
+
+
+def _render(tokenizer: Tokenizer, messages: list[dict[str, str]], **options: Any) -> str:
+    return tokenizer.apply_chat_template(messages, tokenize=False, date_string=_DATE, **options)
+
+
+def _pieces(tokens: list[list[int]], texts: list[str], tokenizer: Tokenizer) -> list[list[int]]:
+    """What each text adds to the one before it, as tokens.
+
+    Where a token would reach over such a border, the additions are tokenised apart: the tokens before a response
+    must be those that generation sees.
+    """
+    if all(later[: len(earlier)] == earlier for earlier, later in pairwise(tokens)):
+        return [tokens[0], *(later[len(earlier) :] for earlier, later in pairwise(tokens))]
+    added = [texts[0], *(later[len(earlier) :] for earlier, later in pairwise(texts))]
+    return tokenise(tokenizer, added, special=True)
+
+
+def _special_tokens(tokenizer: Tokenizer) -> frozenset[str]:
+    added = tokenizer.added_tokens_decoder.values()
+    return frozenset(str(token) for token in added if token.special)
+
+
+def _without_blanks(text: str) -> str:
+    return "".join(text.split())
