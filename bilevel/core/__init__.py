@@ -1,8 +1,19 @@
 """The mathematics: problems, adjoint rules, hypergradients, solvers. Knows pytrees and callables, no text, no files."""
 
+from bilevel.core.adjoint import conjugate_gradient as conjugate_gradient
+from bilevel.core.adjoint import dense as dense
 from bilevel.core.adjoint import identity as identity
+from bilevel.core.adjoint import neumann as neumann
+from bilevel.core.adjoint import nystrom as nystrom
 from bilevel.core.adjoint import optimizer_aware as optimizer_aware
+from bilevel.core.check import CheckPoint as CheckPoint
+from bilevel.core.check import check_hypergradient as check_hypergradient
 from bilevel.core.compiled import Compiled as Compiled
+from bilevel.core.curvature import Curvature as Curvature
+from bilevel.core.estimators import ESTIMATORS as ESTIMATORS
+from bilevel.core.estimators import EstimatorSettings as EstimatorSettings
+from bilevel.core.estimators import make_solver as make_solver
+from bilevel.core.findings import HypergradientCheck as HypergradientCheck
 from bilevel.core.hypergradient import implicit as implicit
 from bilevel.core.losses import Mean as Mean
 from bilevel.core.losses import Reduction as Reduction

@@ -1,0 +1,153 @@
+"""What a check of a hypergradient found, and what that means in words."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from bilevel.core.tree import PyTree
+
+ACCURATE, CLOSE = 0.01, 0.1
+"""Relative errors up to which an estimate is called accurate, or close."""
+ALIGNED, ROUGH = 0.9, 0.5
+"""Cosines from which only the length is wrong, or the direction is roughly right."""
+LARGE = 0.1
+"""Of stationarity, residual and bias: what comes to matter."""
+
+
+class HypergradientCheck(NamedTuple):
+    """What `check_hypergradient` found. Printing it gives the verdict, the numbers and the advice.
+
+    Attributes:
+        estimate: the outer gradient that was checked, without an outer penalty's.
+        family: of the estimator in the table; None for one of the user's own.
+        cosine: of the angle between estimate and reference.
+        relative_error: |estimate - reference| / |reference|.
+        finite: whether the estimate is.
+        reference: what it was compared with, in words.
+        uncertainty: relative error of the reference itself.
+        reference_stationarity: |grad_inner lower| / |grad_inner upper| where the reference left the lower level.
+        reference_curvature: smallest eigenvalue there; None where it was not computed.
+        horizon: steps that the reference looks ahead; None for the optimum.
+        stationarity: the same at the given point.
+        curvature: smallest curvature that was seen, damping excluded; None where nobody looked.
+        residual: of the estimator's linear system; None where it has none.
+        damping: of that system; None where it has none.
+        convergence_error: relative error that an exact implicit formula makes at the given point, because the lower
+            level is not at its optimum there; None where it was not computed.
+    """
+
+    estimate: PyTree
+    family: str | None
+    cosine: float
+    relative_error: float
+    finite: bool
+    reference: str
+    uncertainty: float
+    reference_stationarity: float
+    reference_curvature: float | None
+    horizon: int | None
+    stationarity: float
+    curvature: float | None
+    residual: float | None
+    damping: float | None
+    convergence_error: float | None
+
+    @property
+    def verdict(self) -> str:
+        """One sentence on how far the estimate can be trusted."""
+        if not self.finite:
+            return "Not finite: the estimate holds NaN or infinity."
+        if not self._has_reference:
+            return (
+                "Undecided: the lower level has no minimum within reach, so there is nothing to compare with."
+            )
+        if self.uncertainty > LARGE:
+            return f"Undecided: the reference itself is only known to {self.uncertainty:.0%}."
+        if self.relative_error <= max(ACCURATE, 2 * self.uncertainty):
+            return "Accurate: direction and length agree with the reference."
+        if self.relative_error <= CLOSE:
+            return f"Close: off by {self.relative_error:.1%}."
+        if self.cosine >= ALIGNED:
+            return "Right direction, wrong length: fine for ranking rows and where the outer rate is tuned."
+        if self.cosine >= ROUGH:
+            return "Roughly the right direction: expect slower progress, and check the ranking that it gives."
+        return "Wrong: the estimate does not point where the reference does."
+
+    @property
+    def advice(self) -> tuple[str, ...]:
+        """What to change, a sentence each; nothing for an accurate estimate at a solved lower level."""
+        return tuple(line for line in (*self._of_the_system(), *self._of_the_point()) if line)
+
+    def __str__(self) -> str:
+        numbers = (
+            f"cosine {self.cosine:.4f}, relative error {self.relative_error:.2g} against {self.reference}; "
+            f"inner stationarity {self.stationarity:.2g}"
+        )
+        return "\n".join((self.verdict, numbers, *(f"- {line}" for line in self.advice)))
+
+    @property
+    def _has_reference(self) -> bool:
+        if self.horizon is not None:
+            return True
+        positive = self.reference_curvature is None or self.reference_curvature > 0
+        return positive and self.reference_stationarity <= LARGE
+
+    def _of_the_system(self) -> tuple[str, ...]:
+        lines = []
+        curvature, damping = self.curvature, self.damping or 0.0
+        system = self.residual is not None
+        if system and curvature is not None and curvature + damping <= 0:
+            lines.append(
+                f"The Hessian is indefinite (curvature {curvature:.2g}): use gauss_newton, or damping above "
+                f"{-curvature:.2g}."
+            )
+        elif self.residual is not None and self.residual > 1:
+            lines.append(
+                f"The answer is too long (residual {self.residual:.2g}): add damping, or lower a step_size that "
+                "was given."
+            )
+        elif self.residual is not None and self.residual > ACCURATE:
+            lines.append(
+                f"The linear system is solved to {self.residual:.2g} only: increase iterations or rank."
+            )
+        if curvature is not None and curvature > 0 and damping / (curvature + damping) > LARGE:
+            lines.append(
+                f"The damping of {damping:.2g} is not small beside the smallest curvature {curvature:.2g}: it "
+                f"shortens flat directions by up to {damping / (curvature + damping):.0%}."
+            )
+        return tuple(lines)
+
+    def _of_the_point(self) -> tuple[str, ...]:
+        lines = []
+        if not self._has_reference:
+            lines.append(
+                f"Solving the lower level ended at stationarity {self.reference_stationarity:.2g}"
+                + (
+                    ""
+                    if self.reference_curvature is None
+                    else f" and curvature {self.reference_curvature:.2g}"
+                )
+                + ": compare with a horizon of training steps instead."
+            )
+        elif self.family == "implicit" and self.horizon is None:
+            off = self.stationarity if self.convergence_error is None else self.convergence_error
+            if off > LARGE:
+                lines.append(
+                    f"Inner not converged (stationarity {self.stationarity:.2g}"
+                    + ("" if self.convergence_error is None else f", costing {self.convergence_error:.0%}")
+                    + "): the implicit formula describes the optimum w*, not the present w. Train longer between outer "
+                    "steps, or take optimizer_aware or unroll, which describe the steps that are taken."
+                )
+        if self.family == "implicit" and self.horizon is not None:
+            lines.append(
+                "The implicit formula describes the optimum, the reference only the next steps: compare with "
+                "horizon=None where the lower level is trained to its optimum."
+            )
+        if self.family == "one step" and self.horizon != 1 and self.relative_error > CLOSE:
+            lines.append(
+                "One-step estimators leave out the curvature that later steps meet: conjugate_gradient (at an "
+                "optimum) or unroll (before it) take it in."
+            )
+        if self.family in ("penalty", "single loop") and self.relative_error > CLOSE:
+            lines.append("Copies and carried directions need time: increase settle, and gamma for a penalty.")
+        return tuple(lines)
