@@ -29,7 +29,7 @@ def conjugate_gradient(
     tolerance: float = 0.0,
     warm_start: bool = False,
 ) -> Adjoint:
-    """Q = (H + damping I)^-1 grad_inner upper by conjugate gradients, one matrix product an iteration.
+    """q = (H + damping I)^-1 grad_inner upper by conjugate gradients, one matrix product an iteration.
 
     The implicit function theorem's direction at the optimum of the lower level, to which the inner variables must be
     near (`Diagnostics.stationarity` says how near). Vectors and inner products are in float32 or better whatever the

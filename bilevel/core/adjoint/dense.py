@@ -12,7 +12,7 @@ from bilevel.core.tree import PyTree, norm, size, widened
 
 
 def dense(curvature: Curvature = HESSIAN, limit: int = 4096) -> Adjoint:
-    """Q = (H + damping I)^-1 grad_inner upper from the matrix itself.
+    """q = (H + damping I)^-1 grad_inner upper from the matrix itself.
 
     One product a column and an eigendecomposition, so that the smallest eigenvalue is known and an indefinite matrix
     is inverted all the same. For heads, toys, and checks.

@@ -9,7 +9,7 @@ from bilevel.core.tree import PyTree
 
 
 def identity(step_size: float) -> Adjoint:
-    """Q = step_size * grad_inner upper, the inverse Hessian replaced by a multiple of the identity.
+    """q = step_size * grad_inner upper, the inverse Hessian replaced by a multiple of the identity.
 
     With the upper gradient after the lower step and the cross derivative before it, this is the exact derivative
     of the upper loss through one gradient-descent step of that size; for any other optimizer it keeps the

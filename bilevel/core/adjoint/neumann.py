@@ -18,7 +18,7 @@ def neumann(
     step_size: float | None = None,
     warm_start: bool = False,
 ) -> Adjoint:
-    """Q = step * sum over k < K of (I - step (H + damping I))^k grad_inner upper, one matrix product a term.
+    """q = step * sum over k < K of (I - step (H + damping I))^k grad_inner upper, one matrix product a term.
 
     Tends to (H + damping I)^-1 grad_inner upper when 0 < step < 2 / (largest eigenvalue) and all eigenvalues are
     positive, with an error of (1 - step * smallest eigenvalue)^K. Stopped early it equals the unrolled derivative of

@@ -15,7 +15,7 @@ _STACKED_ROUNDING = 16
 
 
 def nystrom(rank: int = 10, curvature: Curvature = DAMPED_HESSIAN) -> Adjoint:
-    """Q = (H_r + damping I)^-1 grad_inner upper with a randomised approximation H_r of H of rank r.
+    """q = (H_r + damping I)^-1 grad_inner upper with a randomised approximation H_r of H of rank r.
 
     An orthonormal Gaussian sketch S of r directions costs r matrix products, all at once if memory allows, and
 

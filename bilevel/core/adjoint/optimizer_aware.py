@@ -13,7 +13,7 @@ _TINY = 1e-12
 
 
 def optimizer_aware() -> Adjoint:
-    """Q = - (d update / d gradient)^T grad_inner upper, for the optimizer's own update.
+    """q = - (d update / d gradient)^T grad_inner upper, for the optimizer's own update.
 
     The inner variables move by inner' = inner + update(g), so d upper(inner') / d outer is the cross derivative of
     < g, (d update / d gradient)^T grad upper(inner') > at the old variables. One vjp of the whole optax chain with
