@@ -2,6 +2,14 @@
 
 from bilevel.weighting.fixed import given as given
 from bilevel.weighting.fixed import uniform as uniform
+from bilevel.weighting.network import Scope as Scope
+from bilevel.weighting.network import Scorer as Scorer
+from bilevel.weighting.network import added as added
+from bilevel.weighting.network import network as network
+from bilevel.weighting.network_encoder import EncoderSettings as EncoderSettings
+from bilevel.weighting.network_encoder import encoder as encoder
+from bilevel.weighting.network_features import loss_scorer as loss_scorer
+from bilevel.weighting.network_features import signal_scorer as signal_scorer
 from bilevel.weighting.penalties import entropy_penalty as entropy_penalty
 from bilevel.weighting.product import product as product
 from bilevel.weighting.row_logits import pool_weights as pool_weights

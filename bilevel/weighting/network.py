@@ -1,0 +1,141 @@
+"""Weights from a network: it scores the rows of a batch, and the batch shares its weight out by a softmax.
+
+    s_i = score(eta, row i)        w_i = floor + (1 - floor) * rows * softmax(s / temperature)_i
+
+Any `Scorer` will do: a transformer that reads the rows (`bilevel.weighting.network_encoder`), a network of their losses
+or of any signals (`bilevel.weighting.network_features`). All of them begin with equal scores, so that training starts
+at weight one for every row, exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from bilevel.core.losses import RowLosses
+from bilevel.core.problem import Batch, Weighting
+from bilevel.core.tree import PyTree
+from bilevel.errors import InputError
+
+Scope = Literal["global", "device", "micro"]
+
+
+class Scorer(NamedTuple):
+    """A network that scores rows.
+
+    Attributes:
+        init: `(key) -> parameters`, at which all rows score alike.
+        scores: `(parameters, batch, losses) -> [micro, rows]`, of a batch with its micro-batch axis. What filler rows
+            score is ignored.
+        needs_losses: whether `scores` reads the batch's `RowLosses`; otherwise it gets None.
+        joint: whether a row's score depends on the other rows of its batch.
+    """
+
+    init: Callable[[Array], PyTree]
+    scores: Callable[[PyTree, Batch, RowLosses | None], Float[Array, "micro rows"]]
+    needs_losses: bool = False
+    joint: bool = False
+
+
+def network(
+    scorer: Scorer,
+    temperature: float = 1.0,
+    floor: float = 0.0,
+    scope: Scope = "global",
+    devices: int = 1,
+) -> Weighting:
+    """Row weights from a scorer; the outer variables are its parameters.
+
+        w_i = floor + (1 - floor) * rows * softmax(s / temperature)_i        over the rows of one scope
+
+    The softmax makes rows compete: with a_i the derivative of the upper loss in w_i, that in s_j is
+    (w_j / temperature) (a_j - sum_i w_i a_i / rows) without a floor, so only what a row does better or worse than the
+    weighted batch moves the network, and the derivatives of a batch sum to zero. Filler rows weigh nothing and are not
+    counted among the rows.
+
+    Args:
+        scorer: what scores the rows.
+        temperature: of the softmax, positive; low ones tell rows apart sharply.
+        floor: smallest weight, in [0, 1).
+        scope: over what rows compete. `global`: the whole batch, over all micro-batches and devices, so that neither
+            accumulation nor data parallelism changes a weight. `device`: one device's rows. `micro`: one
+            micro-batch, over all devices.
+        devices: devices that share each micro-batch's rows, for scope `device`.
+
+    Raises:
+        InputError: for a temperature or floor outside these ranges.
+        ValueError: in scope `device`, when the devices cannot share a batch equally.
+
+    References:
+        Calian et al., DataRater, arXiv 2505.17895 (a softmax over the batch); Yu et al., DWM, ICML 2025.
+    """
+    if not temperature > 0:
+        raise InputError(f"temperature {temperature} is not positive; give a number above 0")
+    if not 0 <= floor < 1:
+        raise InputError(f"floor {floor} is outside [0, 1); give 0 or a share of one row's weight")
+
+    def init(key: Array) -> tuple[PyTree, tuple[()]]:
+        return scorer.init(key), ()
+
+    def weights(
+        parameters: PyTree, memory: tuple[()], batch: Batch, losses: RowLosses | None
+    ) -> Float[Array, "*rows"]:
+        batch = jax.tree.map(jnp.asarray, dict(batch))
+        shape = batch["row_id"].shape
+        if len(shape) == 1:  # a batch without a micro-batch axis is its own micro-batch
+            batch, losses = jax.tree.map(lambda x: x[None], (batch, losses))
+        scores = scorer.scores(parameters, batch, losses if scorer.needs_losses else None)
+        real = batch["row_id"] >= 0
+        groups, axes = _groups(scores.shape, scope, devices)
+        shares = _shares(scores.reshape(groups) / temperature, real.reshape(groups), axes)
+        floored = floor + (1 - floor) * shares.reshape(scores.shape)
+        return jnp.where(real, floored, 0.0).reshape(shape)
+
+    return Weighting(init, weights, lambda memory, batch, losses: memory, scorer.needs_losses)
+
+
+def added(*scorers: Scorer) -> Scorer:
+    """One scorer from several: scores add, so that the softmax is of all of them together.
+
+    Args:
+        *scorers: at least one; the parameters are a tuple of theirs.
+    """
+    if not scorers:
+        raise ValueError("added: needs at least one scorer")
+
+    def init(key: Array) -> PyTree:
+        return tuple(s.init(jax.random.fold_in(key, position)) for position, s in enumerate(scorers))
+
+    def scores(parameters: PyTree, batch: Batch, losses: RowLosses | None) -> Float[Array, "micro rows"]:
+        parts = [s.scores(own, batch, losses) for s, own in zip(scorers, parameters, strict=True)]
+        return sum(parts[1:], start=parts[0])
+
+    return Scorer(init, scores, any(s.needs_losses for s in scorers), any(s.joint for s in scorers))
+
+
+def _groups(
+    shape: tuple[int, ...], scope: Scope, devices: int
+) -> tuple[tuple[int, int, int], tuple[int, ...]]:
+    """The shape [micro, devices, rows of a device] of scores, and the axes over which rows compete."""
+    micro, rows = shape
+    if scope == "device" and rows % devices:
+        raise ValueError(f"{devices} devices cannot share micro-batches of {rows} rows")
+    axes = {"global": (0, 1, 2), "device": (0, 2), "micro": (1, 2)}[scope]
+    return (micro, devices, rows // devices) if scope == "device" else (micro, 1, rows), axes
+
+
+def _shares(
+    scores: Float[Array, "micro devices rows"], real: Bool[Array, "micro devices rows"], axes: tuple[int, ...]
+) -> Float[Array, "micro devices rows"]:
+    """Rows * softmax over some axes, filler rows left out; exactly one where all scores are equal."""
+    lowest = jnp.finfo(scores.dtype).min
+    highest = jnp.max(jnp.where(real, scores, lowest), axis=axes, keepdims=True)
+    masses = jnp.where(real, jnp.exp(jnp.where(real, scores - jax.lax.stop_gradient(highest), 0.0)), 0.0)
+    rows = jnp.sum(real.astype(scores.dtype), axis=axes, keepdims=True)
+    # A scope of filler rows alone has no mass to share.
+    total = jnp.where(rows > 0, jnp.sum(masses, axis=axes, keepdims=True), 1.0)
+    return rows * masses / total
