@@ -2,6 +2,8 @@
 
     s_i = score(eta, row i)        w_i = floor + (1 - floor) * rows * softmax(s / temperature)_i
 
+or, so that no good row can outweigh the other good ones, by shares of sigmoid(s / temperature).
+
 Any `Scorer` will do: a transformer that reads the rows (`bilevel.weighting.network_encoder`), a network of their losses
 or of any signals (`bilevel.weighting.network_features`). All of them begin with equal scores, so that training starts
 at weight one for every row, exactly.
@@ -22,6 +24,11 @@ from bilevel.core.tree import PyTree
 from bilevel.errors import InputError
 
 Scope = Literal["global", "device", "micro"]
+Form = Literal["softmax", "sigmoid"]
+Signal = Literal["exact", "relative"]
+
+_LEAST_LOSS = 0.02
+"""Nats a token: below it a row counts as learned, and its derivative is not magnified further."""
 
 
 class Scorer(NamedTuple):
@@ -43,6 +50,8 @@ class Scorer(NamedTuple):
 
 def network(
     scorer: Scorer,
+    form: Form = "softmax",
+    signal: Signal = "exact",
     temperature: float = 1.0,
     floor: float = 0.0,
     scope: Scope = "global",
@@ -50,16 +59,23 @@ def network(
 ) -> Weighting:
     """Row weights from a scorer; the outer variables are its parameters.
 
-        w_i = floor + (1 - floor) * rows * softmax(s / temperature)_i        over the rows of one scope
+        w_i = floor + (1 - floor) * rows * m_i / sum_k m_k       over the rows k of one scope
+        m_i = exp(s_i / temperature)  (softmax),  or  sigmoid(s_i / temperature)
 
-    The softmax makes rows compete: with a_i the derivative of the upper loss in w_i, that in s_j is
-    (w_j / temperature) (a_j - sum_i w_i a_i / rows) without a floor, so only what a row does better or worse than the
+    Sharing makes rows compete: with a_i the derivative of the upper loss in w_i, that in s_j is
+    (w_j / temperature) (a_j - sum_i w_i a_i / rows) under softmax without a floor, so only what a row does better or worse than the
     weighted batch moves the network, and the derivatives of a batch sum to zero. Filler rows weigh nothing and are not
     counted among the rows.
 
     Args:
         scorer: what scores the rows.
-        temperature: of the softmax, positive; low ones tell rows apart sharply.
+        form: softmax is what weights in a batch usually mean; its weights have no upper bound, and can come down to
+            few rows. A sigmoid saturates: rows that are good enough share alike.
+        signal: what of a weight's derivative reaches the scorer. `exact`: all of it, the hypergradient. `relative`: the
+            derivative divided by the row's present loss, so that it counts whether a row helps or harms rather than
+            how much is left to learn from it; rows that are right and learned are otherwise pushed down like useless
+            ones. Its sign is each row's own, but it is no gradient of the upper level. Reads the row losses.
+        temperature: divides the scores, positive; low ones tell rows apart sharply.
         floor: smallest weight, in [0, 1).
         scope: over what rows compete. `global`: the whole batch, over all micro-batches and devices, so that neither
             accumulation nor data parallelism changes a weight. `device`: one device's rows. `micro`: one
@@ -73,6 +89,7 @@ def network(
     References:
         Calian et al., DataRater, arXiv 2505.17895 (a softmax over the batch); Yu et al., DWM, ICML 2025.
     """
+    needs_losses = scorer.needs_losses or signal == "relative"
     if not temperature > 0:
         raise InputError(f"temperature {temperature} is not positive; give a number above 0")
     if not 0 <= floor < 1:
@@ -91,11 +108,15 @@ def network(
         scores = scorer.scores(parameters, batch, losses if scorer.needs_losses else None)
         real = batch["row_id"] >= 0
         groups, axes = _groups(scores.shape, scope, devices)
-        shares = _shares(scores.reshape(groups) / temperature, real.reshape(groups), axes)
+        log_masses = scores / temperature if form == "softmax" else jax.nn.log_sigmoid(scores / temperature)
+        shares = _shares(log_masses.reshape(groups), real.reshape(groups), axes)
         floored = floor + (1 - floor) * shares.reshape(scores.shape)
-        return jnp.where(real, floored, 0.0).reshape(shape)
+        found = jnp.where(real, floored, 0.0).reshape(shape)
+        return (
+            found if signal == "exact" else _relative(found, real.reshape(shape), losses.means.reshape(shape))
+        )
 
-    return Weighting(init, weights, lambda memory, batch, losses: memory, scorer.needs_losses)
+    return Weighting(init, weights, lambda memory, batch, losses: memory, needs_losses)
 
 
 def added(*scorers: Scorer) -> Scorer:
@@ -139,3 +160,13 @@ def _shares(
     # A scope of filler rows alone has no mass to share.
     total = jnp.where(rows > 0, jnp.sum(masses, axis=axes, keepdims=True), 1.0)
     return rows * masses / total
+
+
+def _relative(
+    weights: Float[Array, "*rows"], real: Bool[Array, "*rows"], losses: Float[Array, "*rows"]
+) -> Float[Array, "*rows"]:
+    """The same weights, their derivatives divided by the row's loss, in units of the batch's mean loss."""
+    mean = jnp.sum(jnp.where(real, losses, 0.0)) / jnp.maximum(jnp.sum(real), 1)
+    scale = jax.lax.stop_gradient(mean / (losses + _LEAST_LOSS))
+    fixed = jax.lax.stop_gradient(weights)
+    return fixed + scale * (weights - fixed)
