@@ -6,4 +6,6 @@ from bilevel.methods.baselines import uniform_tuning as uniform_tuning
 from bilevel.methods.baselines import validation_only as validation_only
 from bilevel.methods.bds import BDSSettings as BDSSettings
 from bilevel.methods.bds import bds as bds
+from bilevel.methods.dwm import DWMSettings as DWMSettings
+from bilevel.methods.dwm import dwm as dwm
 from bilevel.methods.training import TrainingSettings as TrainingSettings

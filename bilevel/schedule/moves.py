@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bilevel.core.compiled import Compiled
 from bilevel.core.problem import Weighting
+from bilevel.core.tree import PyTree
 from bilevel.schedule.batches import in_turn
 from bilevel.schedule.state import Context, RunState
 
@@ -77,17 +79,20 @@ class Score(Move):
 class Weigh(Move):
     """Reads the weight of every row of a data set off the solver's outer variables, into a signal.
 
-    Weightings that look at a batch as a whole (a softmax over it) see batches in the order of the data set.
+    Weightings that look at a batch as a whole (a softmax over it) see batches in the order of the data set, or the
+    whole data set as the micro-batches of one batch.
 
     Attributes:
         weighting: the weighting that the solver moves.
         into: the signal's name.
         over: which data set.
+        as_one_batch: whether all rows stand in one batch, so that their weights compare exactly.
     """
 
     weighting: Weighting
     into: str = "weight"
     over: str = "pool"
+    as_one_batch: bool = False
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -102,12 +107,43 @@ class Weigh(Move):
         weigh, row_losses = _compiled(self.weighting.weights), _compiled(context.row_losses)
         rows = context.data[self.over]
         values = np.zeros(len(rows), np.float32)
-        for ids, batch in in_turn(rows, context.evaluation_rows, context.mesh):
-            losses = row_losses(state.models["current"], batch) if self.weighting.needs_losses else None
-            with_micro_axis = jax.tree.map(lambda x: x[None], (batch, losses))
-            found = np.asarray(weigh(state.solver.outer.inner, state.solver.memory, *with_micro_axis))[0]
-            values[ids[ids >= 0]] = found[ids >= 0]
+
+        def seen() -> Iterator[tuple[np.ndarray, PyTree]]:
+            for ids, batch in in_turn(rows, context.evaluation_rows, context.mesh):
+                losses = row_losses(state.models["current"], batch) if self.weighting.needs_losses else None
+                yield ids, jax.tree.map(lambda x: x[None], (batch, losses))
+
+        batches: Iterable[tuple[np.ndarray, PyTree]] = seen()
+        if self.as_one_batch:
+            all_ids, parts = zip(*batches, strict=True)
+            batches = [(np.concatenate(all_ids), jax.tree.map(lambda *x: jnp.concatenate(x), *parts))]
+        for ids, (batch, losses) in batches:
+            found = weigh(state.solver.outer.inner, state.solver.memory, batch, losses)
+            values[ids[ids >= 0]] = np.ravel(found)[ids >= 0]
         return state.with_signal(self.into, values)
+
+
+@dataclass(frozen=True)
+class Snapshot(Move):
+    """Keeps the outer variables as they are now under a model's name: a network at the end of a stage.
+
+    Attributes:
+        into: the name.
+    """
+
+    into: str
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("solver",)
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        return (f"model:{self.into}",)
+
+    def run(self, state: RunState, context: Context) -> RunState:
+        assert state.solver is not None  # the driver has checked that some Train comes first
+        return replace(state, models={**state.models, self.into: state.solver.outer.inner})
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ class Train(Move):
         steps: solver steps.
         plan: how batches are cut.
         updates: which levels move; the other is frozen.
+        outer_every: of all steps of the run, the outer level moves in those that this number divides.
         start: `continue` goes on with the solver's state (and begins it from `current` the first time); `base`
             begins anew from the base model with fresh optimizers.
         over: the data set of the lower level; its row set of the same name, if there is one, restricts it.
@@ -47,6 +48,7 @@ class Train(Move):
     steps: int
     plan: BatchPlan
     updates: tuple[Level, ...] = BOTH
+    outer_every: int = 1
     start: Literal["continue", "base"] = "continue"
     over: str = "pool"
     upper: str = "validation"
@@ -86,7 +88,7 @@ class Train(Move):
                     solver_state,
                     lower_batches(number - 1),
                     upper_batches(number - 1),
-                    updates=self.updates,
+                    updates=self.updates if number % self.outer_every == 0 else ("inner",),
                 )
                 pending.append(report)
                 if number % context.log_every == 0 or number == state.step + self.steps:

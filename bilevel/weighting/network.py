@@ -62,10 +62,10 @@ def network(
         w_i = floor + (1 - floor) * rows * m_i / sum_k m_k       over the rows k of one scope
         m_i = exp(s_i / temperature)  (softmax),  or  sigmoid(s_i / temperature)
 
-    Sharing makes rows compete: with a_i the derivative of the upper loss in w_i, that in s_j is
-    (w_j / temperature) (a_j - sum_i w_i a_i / rows) under softmax without a floor, so only what a row does better or worse than the
-    weighted batch moves the network, and the derivatives of a batch sum to zero. Filler rows weigh nothing and are not
-    counted among the rows.
+    Sharing makes rows compete: with a_i the derivative of the upper loss in w_i, that in s_j is, under softmax
+    without a floor, (w_j / temperature) (a_j - sum_i w_i a_i / rows): only what a row does better or worse than the
+    weighted batch moves the network, and the derivatives of a batch sum to zero. Filler rows weigh nothing and are
+    not counted among the rows.
 
     Args:
         scorer: what scores the rows.
@@ -111,10 +111,11 @@ def network(
         log_masses = scores / temperature if form == "softmax" else jax.nn.log_sigmoid(scores / temperature)
         shares = _shares(log_masses.reshape(groups), real.reshape(groups), axes)
         floored = floor + (1 - floor) * shares.reshape(scores.shape)
-        found = jnp.where(real, floored, 0.0).reshape(shape)
-        return (
-            found if signal == "exact" else _relative(found, real.reshape(shape), losses.means.reshape(shape))
-        )
+        found = jnp.where(real, floored, 0.0)
+        if signal == "relative":
+            assert losses is not None  # declared by needs_losses
+            found = _relative(found, real, losses.means)
+        return found.reshape(shape)
 
     return Weighting(init, weights, lambda memory, batch, losses: memory, needs_losses)
 

@@ -1,0 +1,201 @@
+"""DWM, data weighting model: a network weighs the rows of each batch, and learns from the model's own next step.
+
+Yu et al., DWM, ICML 2025 (arXiv 2507.16178). A reconstruction: no public implementation exists, and only the abstract,
+a figure caption and readings by others could be read. They say: a separate model weighs the samples of a batch; it is
+frozen while the language model trains; the two take turns, in five stages; it minimises the validation loss of the
+model that was trained with its weights, by the chain rule through that update.
+
+    scores    s = phi_eta(x_1 .. x_B)                 weights   w = B softmax(s / temperature)
+    lower     theta' = theta - u(g),                  g = (1/B) sum_i w_i grad l_i(theta)
+    upper     min over eta   L_val(theta'(eta))
+
+    with P = d u / d g and q = grad L_val(theta'):
+    a_i = d L_val / d w_i = -(1/B) < grad l_i(theta), P q >          one forward-mode pass for all rows
+    b_j = d L_val / d s_j = (w_j / temperature) (a_j - sum_i w_i a_i / B),      d eta = (d s / d eta)^T b
+
+    paper      here                              paper     here
+    theta      inner variables                   L_val     upper
+    eta        outer variables, the network      l_i       row_losses
+    phi        scorer                            u         the whole optax chain, with its moments and clipping
+
+What the readings leave open is a setting, its default the choice that reads most naturally unless measured otherwise:
+the network's form, the scope of the softmax, the uniform first stages, the number of hypergradient steps, whether the
+model keeps the steps that the network learns from (`lower_steps`), and how weights are shared out (`form`, `signal`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Literal
+
+import optax
+
+from bilevel.core import Batch, Mean, RowLosses, RowProblem, alternating, implicit, optimizer_aware
+from bilevel.core.solver import Solver
+from bilevel.errors import InputError
+from bilevel.methods.training import TrainingSettings
+from bilevel.schedule import Move, Schedule, Score, Select, Snapshot, Train, Weigh
+from bilevel.weighting import EncoderSettings, Scorer, added, encoder, loss_scorer, network
+from bilevel.weighting.network import Form, Scope, Signal
+
+
+@dataclass(frozen=True)
+class DWMSettings:
+    """Settings of DWM.
+
+    Attributes:
+        network: what scores a row: a transformer that reads its `tokens`, a network of its present `loss`
+            (Meta-Weight-Net), or the sum of both.
+        encoder: sizes of the transformer.
+        stages: rounds of training; the model's steps are shared out evenly among them.
+        warmup_stages: first rounds that train at uniform weights.
+        hypergradient_steps: steps of the network at the start of each later stage; it is frozen for the stage's rest.
+        lower_steps: `virtual` steps of the model are put back after the network has learned from them; `committed` ones
+            are kept and count as training, and a network that learns in all of a stage's steps is never frozen.
+        every: model steps for one step of the network where steps are committed.
+        learning_rate: of the network (AdamW).
+        weight_decay: of the network, decoupled.
+        form: how a batch shares its weight out: by `softmax`, or by `sigmoid` shares, which saturate.
+        signal: what of a weight's derivative moves the network: `exact`, or `relative` to the row's loss.
+        temperature: divides the scores.
+        floor: smallest weight, in [0, 1).
+        scope: over what rows compete: the `global` batch, a `device`'s part of it, or a `micro`-batch.
+        top_share: share of the pool that the run selects at its end.
+    """
+
+    network: Literal["tokens", "loss", "tokens_and_loss"] = "tokens"
+    encoder: EncoderSettings = field(default_factory=EncoderSettings)
+    stages: int = 5
+    warmup_stages: int = 1
+    hypergradient_steps: int = 100
+    lower_steps: Literal["virtual", "committed"] = "virtual"
+    every: int = 1
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    form: Form = "softmax"
+    signal: Signal = "exact"
+    temperature: float = 1.0
+    floor: float = 0.0
+    scope: Scope = "global"
+    top_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name, inside, allowed in (
+            ("stages", self.stages >= 1, "1 or more"),
+            ("warmup_stages", 0 <= self.warmup_stages < self.stages, "from 0 to one less than stages"),
+            ("hypergradient_steps", self.hypergradient_steps >= 1, "1 or more"),
+            ("every", self.every >= 1, "1 or more"),
+            ("learning_rate", self.learning_rate > 0, "positive"),
+            ("weight_decay", self.weight_decay >= 0, "0 or more"),
+            ("temperature", self.temperature > 0, "positive"),
+            ("floor", 0 <= self.floor < 1, "in [0, 1)"),
+            ("top_share", 0 < self.top_share <= 1, "in (0, 1]"),
+        ):
+            if not inside:
+                raise InputError(f"{name} must be {allowed}, not {getattr(self, name)}")
+        if self.every > 1 and self.lower_steps == "virtual":
+            raise InputError("every counts the model's own steps between those of the network: commit them")
+
+
+def dwm(
+    row_losses: Callable[[Any, Batch], RowLosses],
+    upper: Callable[[Any, Any, Batch], Mean],
+    vocab_size: int,
+    training: TrainingSettings,
+    settings: DWMSettings,
+    devices: int = 1,
+) -> tuple[RowProblem, Schedule]:
+    """Returns DWM as a problem and a schedule.
+
+    Args:
+        row_losses: `(params, batch) -> RowLosses` on pool rows.
+        upper: `(outer, params, batch) -> Mean` on trusted rows.
+        vocab_size: of the tokenizer, for the network's embedding.
+        training: how the lower level is trained.
+        settings: what this method adds.
+        devices: that share a batch, for scope `device`.
+
+    Returns:
+        The problem, and one round a stage: in a warm-up stage the model trains at uniform weights; in the others the
+        network takes its steps, the model trains with the network frozen, and `network_STAGE` keeps a copy of it.
+        The last round ends with the weights of all rows and the set `selected`.
+
+    Raises:
+        InputError: stages that are too short for the committed steps.
+    """
+    scorer = _scorer(settings, vocab_size)
+    weighting = network(
+        scorer, settings.form, settings.signal, settings.temperature, settings.floor, settings.scope, devices
+    )
+    problem = RowProblem(row_losses, weighting, upper)
+    solver = alternating(
+        problem, training.optimizer(), _network_optimizer(settings), implicit(optimizer_aware())
+    )
+    rounds = [
+        _stage(problem, solver, training, settings, number, steps)
+        for number, steps in enumerate(_stage_lengths(training.steps, settings.stages), start=1)
+    ]
+    # Rows that are scored alone share one softmax over the pool; jointly scored ones are weighed in batches.
+    weigh = Weigh(weighting, as_one_batch=not scorer.joint)
+    rounds[0] = (Score("loss_start"), *rounds[0])
+    rounds[-1] = (
+        *rounds[-1],
+        weigh,
+        Score("loss_end"),
+        Select("weight", into="selected", share=settings.top_share),
+    )
+    return problem, tuple(rounds)
+
+
+def _stage(
+    problem: RowProblem,
+    solver: Solver,
+    training: TrainingSettings,
+    settings: DWMSettings,
+    number: int,
+    steps: int,
+) -> tuple[Move, ...]:
+    """The moves of one stage, which trains the model for `steps` steps."""
+    frozen = steps
+    moves: list[Move] = []
+    if number > settings.warmup_stages:
+        if settings.lower_steps == "virtual":
+            moves.append(
+                Train(problem, solver, settings.hypergradient_steps, training.plan, updates=("outer",))
+            )
+        else:
+            committed = settings.hypergradient_steps * settings.every
+            if committed > steps:
+                raise InputError(
+                    f"hypergradient_steps {settings.hypergradient_steps} at every {settings.every} need {committed} "
+                    f"committed steps, but stage {number} of {settings.stages} trains for {steps}: lower them, or take "
+                    "fewer stages"
+                )
+            frozen -= committed
+            moves.append(Train(problem, solver, committed, training.plan, outer_every=settings.every))
+    if frozen:
+        moves.append(Train(problem, solver, frozen, training.plan, updates=("inner",)))
+    if number > settings.warmup_stages:
+        moves.append(Snapshot(into=f"network_{number}"))
+    return tuple(moves)
+
+
+def _stage_lengths(steps: int, stages: int) -> list[int]:
+    """Model steps of each stage, as equal as whole numbers allow."""
+    if steps < stages:
+        raise InputError(f"{steps} steps cannot be shared out among {stages} stages: take fewer stages")
+    ends = [steps * number // stages for number in range(stages + 1)]
+    return [end - start for start, end in pairwise(ends)]
+
+
+def _scorer(settings: DWMSettings, vocab_size: int) -> Scorer:
+    if settings.network == "loss":
+        return loss_scorer()
+    tokens = encoder(vocab_size, settings.encoder)
+    return tokens if settings.network == "tokens" else added(tokens, loss_scorer())
+
+
+def _network_optimizer(settings: DWMSettings) -> optax.GradientTransformation:
+    return optax.adamw(settings.learning_rate, weight_decay=settings.weight_decay)

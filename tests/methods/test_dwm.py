@@ -1,0 +1,123 @@
+"""DWM where the answer is known: a toy in which the faulty rows contradict the others."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from bilevel.errors import InputError
+from bilevel.methods import DWMSettings, TrainingSettings, dwm, uniform_tuning
+from bilevel.objectives import mean_loss
+from bilevel.schedule import Evaluate, RunState, Snapshot, Train, run_schedule
+from bilevel.weighting import EncoderSettings, separation_auc
+from tests.schedule.toy import VOCABULARY, context, parameters, row_losses
+
+UPPER = mean_loss(row_losses)
+TRAINING = TrainingSettings(steps=60, batch_rows=16, upper_rows=16, learning_rate=0.05)
+SMALL = EncoderSettings(width=16, layers=1, heads=2, mlp_width=16)
+FAULTY = np.arange(60) < 24
+
+
+def method(training=TRAINING, **options):
+    settings = DWMSettings(**({"encoder": SMALL, "stages": 3, "hypergradient_steps": 40} | options))
+    return dwm(row_losses, UPPER, VOCABULARY + 1, training, settings)
+
+
+def outcome(schedule, **options):
+    state = RunState(models={"base": parameters(), "current": parameters()})
+    return run_schedule((*schedule, (Evaluate("test"),)), state, context(**options))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"hypergradient_steps": 60},
+        {"form": "sigmoid", "signal": "relative", "network": "tokens_and_loss", "lower_steps": "committed"},
+    ],
+    ids=["tokens, virtual", "tokens and loss, committed"],
+)
+def test_the_weights_of_planted_noise_fall(options):
+    training = TrainingSettings(steps=120, batch_rows=16, upper_rows=16, learning_rate=0.05)
+    state = outcome(method(training, learning_rate=1e-2, **options)[1])
+    weights = state.signals["weight"].values
+    assert separation_auc(weights[FAULTY], weights[~FAULTY]) > 0.8
+    assert weights[FAULTY].mean() < 0.3 * weights[~FAULTY].mean()
+    assert weights.mean() == pytest.approx(1.0, abs=1e-5)
+    assert np.mean(FAULTY[state.sets["selected"]]) < 0.2
+    assert {"network_2", "network_3"} <= set(state.models)
+
+
+def test_moves_say_when_the_network_is_frozen_and_the_model_is():
+    _, schedule = method(warmup_stages=1)
+    trained = [[m for m in moves if isinstance(m, Train | Snapshot)] for moves in schedule]
+    assert [[getattr(m, "updates", m) for m in moves] for moves in trained] == [
+        [("inner",)],
+        [("outer",), ("inner",), Snapshot("network_2")],
+        [("outer",), ("inner",), Snapshot("network_3")],
+    ]
+    _, committed = method(lower_steps="committed", hypergradient_steps=20, warmup_stages=0)
+    assert [m.updates for moves in committed for m in moves if isinstance(m, Train)] == 3 * [
+        ("inner", "outer")
+    ]
+    state = RunState(models={"base": parameters(), "current": parameters()})
+    for move in (move for moves in schedule for move in moves):
+        before, state = state, move.run(state, context())
+        if isinstance(move, Train) and before.solver is not None:
+            levels = ("inner", "outer")
+            same = [_same(getattr(before.solver, level), getattr(state.solver, level)) for level in levels]
+            assert [level in move.updates for level in levels] == [not kept for kept in same]
+
+
+def test_the_optimizer_of_the_network_is_carried_on_through_the_stages():
+    state = outcome(method()[1])
+    assert int(state.solver.outer.optimizer[0].count) == 2 * 40
+    assert int(state.solver.step) == 60 + 2 * 40
+
+
+def test_without_a_step_of_its_own_the_network_changes_nothing():
+    """Uniform weights are the unweighted run: same losses, same parameters, bit for bit."""
+    _, schedule = method(learning_rate=1e-30, lower_steps="committed", hypergradient_steps=20)
+    found = outcome(schedule)
+    plain = outcome(uniform_tuning(row_losses, UPPER, TRAINING)[1])
+    assert set(found.signals["weight"].values) == {1.0}
+    np.testing.assert_array_equal(found.models["current"]["table"], plain.models["current"]["table"])
+
+
+@pytest.mark.parametrize(
+    "options", [{"network": "tokens"}, {"network": "tokens_and_loss", "signal": "relative"}]
+)
+def test_accumulated_and_sharded_runs_are_those_of_one_device(options):
+    training = TrainingSettings(steps=6, batch_rows=16, upper_rows=16, learning_rate=0.05)
+    whole = outcome(method(training, hypergradient_steps=3, **options)[1])
+    cut = TrainingSettings(steps=6, batch_rows=16, upper_rows=16, learning_rate=0.05, accumulate=2)
+    for other in (
+        outcome(method(cut, hypergradient_steps=3, **options)[1]),
+        outcome(method(training, hypergradient_steps=3, **options)[1], devices=4),
+    ):
+        np.testing.assert_allclose(other.signals["weight"].values, whole.signals["weight"].values, rtol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"stages": 0}, "stages must be 1 or more, not 0"),
+        ({"hypergradient_steps": 0}, "hypergradient_steps must be 1 or more, not 0"),
+        ({"warmup_stages": 3}, "warmup_stages"),
+        ({"floor": 1.0}, r"floor must be in \[0, 1\), not 1.0"),
+        ({"floor": -0.1}, "floor"),
+        ({"every": 2}, "commit them"),
+        ({"lower_steps": "committed", "hypergradient_steps": 21}, "stage 2 of 3 trains for 20"),
+        ({"stages": 61}, "take fewer stages"),
+    ],
+)
+def test_bad_settings_are_refused_in_one_line(bad, message):
+    with pytest.raises(InputError, match=message) as found:
+        method(**bad)
+    assert "\n" not in str(found.value)
+
+
+def _same(left, right) -> bool:
+    return all(
+        np.array_equal(a, b) for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
+    )
