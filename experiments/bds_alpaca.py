@@ -5,14 +5,16 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from bilevel.core import RowProblem
 from bilevel.methods import bds, clean_only, direct_mixing, uniform_tuning, validation_only
-from bilevel.methods.baselines import RowLossFunction, UpperFunction
+from bilevel.methods.baselines import UpperFunction
 from bilevel.objectives import mean_loss
 from bilevel.runtime.compilation_cache import enable_compilation_cache
 from bilevel.schedule import Schedule
@@ -21,6 +23,7 @@ from experiments.command import run_command
 from experiments.inputs import Inputs, load_inputs
 from experiments.options import in_steps
 from experiments.session import Methods, run_methods
+from experiments.user_objective import find_objective, upper_objective
 
 NAME = "bds_alpaca"
 
@@ -30,20 +33,21 @@ def run(config: BDSAlpaca) -> None:
     began = time.monotonic()
     enable_compilation_cache()
     check_author(config)
+    objective = find_objective(config.upper) if config.upper is not None else None
     inputs = load_inputs(config.data, config.corpus, config.model, config.seed, config.lora)
     pool_rows = len(inputs.sets.encoded["pool"])
     config = replace(config, training=in_steps(config.training, PRESETS[config.preset].training, pool_rows))
-    run_methods(NAME, config, inputs, _methods(config, inputs), main="bds", began=began)
+    run_methods(NAME, config, inputs, _methods(config, inputs, objective), main="bds", began=began)
 
 
-def _methods(config: BDSAlpaca, inputs: Inputs) -> Methods:
+def _methods(config: BDSAlpaca, inputs: Inputs, objective: Callable[..., Any] | None) -> Methods:
     """The methods of the table: BDS first, so that its results do not wait for the baselines."""
-    row_losses = inputs.row_losses
-    upper = mean_loss(row_losses)
+    row_losses = inputs.first_order
+    upper = mean_loss(row_losses) if objective is None else _upper(config, inputs, objective)
     pool = inputs.sets.encoded["pool"]
     faulty = np.array([bool(row.labels.get("fault")) for row in pool.rows])
     training = config.training
-    methods = {"bds": _bds(config, row_losses, upper, len(pool))}
+    methods = {"bds": _bds(config, inputs, upper)}
     if config.baselines == "all":
         methods["uniform"] = uniform_tuning(row_losses, upper, training)
         methods["direct_mixing"] = direct_mixing(row_losses, upper, training, config.bds.upper_share)
@@ -53,12 +57,26 @@ def _methods(config: BDSAlpaca, inputs: Inputs) -> Methods:
     return methods
 
 
-def _bds(
-    config: BDSAlpaca, row_losses: RowLossFunction, upper: UpperFunction, pool_rows: int
-) -> tuple[RowProblem, Schedule]:
+def _upper(config: BDSAlpaca, inputs: Inputs, objective: Callable[..., Any]) -> UpperFunction:
+    """The user's objective, tried on the first rows that it will see together."""
+    rows, training = inputs.sets.encoded["validation"], config.training
+    batch = rows.batch(np.arange(min(len(rows), training.upper_rows // training.accumulate)))
+    outer = jnp.zeros(len(inputs.sets.encoded["pool"]))
+    return upper_objective(str(config.upper), objective, inputs.objective_model, outer, inputs.params, batch)
+
+
+def _bds(config: BDSAlpaca, inputs: Inputs, upper: UpperFunction) -> tuple[RowProblem, Schedule]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        method = bds(row_losses, upper, pool_rows, config.training, config.bds, config.top_share)
+        method = bds(
+            inputs.row_losses,
+            upper,
+            len(inputs.sets.encoded["pool"]),
+            config.training,
+            config.bds,
+            config.top_share,
+            inputs.first_order,
+        )
     said = [AUTHOR_WARNING] if config.author else [str(warning.message) for warning in caught]
     for line in said:
         print(f"warning: {line}", file=sys.stderr)

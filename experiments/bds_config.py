@@ -44,6 +44,10 @@ class BDSAlpaca:
     """Whether to train what BDS must be compared with, too."""
     top_share: float = 0.5
     """Share of the training rows that selected.jsonl keeps, the heaviest."""
+    upper: Annotated[str | None, tyro.conf.arg(metavar="MODULE:FUNCTION")] = None
+    """Your own upper objective, in a module or a file.py, instead of the trusted rows' mean loss. It takes by name
+    what it needs of params, batch, model and outer, and returns what is to become small, e.g. `def upper(params,
+    batch, model): return model.row_losses(params, batch)`; experiments/user_objective.py says more."""
     data: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
     corpus: CorpusOptions = field(default_factory=CorpusOptions)
     model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelOptions)

@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 
-import models
 from bilevel.core import Batch, RowLosses
 from bilevel.data import (
     ChatTemplate,
@@ -38,6 +37,7 @@ from experiments.tuned_model import (
     load_model,
     random_config,
 )
+from experiments.user_objective import Model
 
 _ALL_PARAMETERS = LoraOptions()
 _VALIDATION_SPLITS = ("validation", "valid", "val", "dev")
@@ -51,14 +51,25 @@ class Inputs:
     sets: PreparedSets
     tokenizer: Tokenizer
     model: TunedModel
-    token_scores: Callable[[Any, Batch], models.TokenScores]
-    """`(inner, batch) -> TokenScores`, by the attention path of `first_order`."""
+    compute: Compute
     row_losses: Callable[[Any, Batch], RowLosses]
     """`(inner, batch) -> RowLosses`, with every derivative."""
     first_order: Callable[[Any, Batch], RowLosses]
     """The same with values and gradients alone, by the device's fastest kernels."""
     evaluate: Callable[[Any, Batch], tuple[RowLosses, jax.Array]]
     """`(inner, batch) -> (row losses, exact matches)`."""
+
+    @property
+    def objective_model(self) -> Model:
+        """What an upper objective of the user's own may ask, with values and gradients."""
+        return Model(
+            self.first_order,
+            partial(self.model.token_scores, compute=self.compute, attention=self.compute.first_order),
+            partial(self.model.logits, compute=self.compute, attention=self.compute.first_order),
+            self.model.config,
+            self.tokenizer,
+            self.sets.encoded["validation"].rows,
+        )
 
     @property
     def params(self) -> Any:
@@ -129,7 +140,7 @@ def _inputs(sets: PreparedSets, tokenizer: Tokenizer, model: TunedModel, compute
     row_losses = response_losses(safe)
     # One function where there is one path, so that it is compiled once.
     first_order = row_losses if compute.first_order == compute.forward else response_losses(fast)
-    return Inputs(sets, tokenizer, model, fast, row_losses, first_order, exact_matches(fast))
+    return Inputs(sets, tokenizer, model, compute, row_losses, first_order, exact_matches(fast))
 
 
 def _texts(template: Template | ChatTemplate, pool: ReadRows) -> list[str]:

@@ -118,7 +118,7 @@ def _context(
     devices = mesh.shape[AXIS]
     return Context(
         data=inputs.sets.encoded,
-        row_losses=inputs.row_losses,
+        row_losses=inputs.first_order,
         evaluate=inputs.evaluate,
         mesh=mesh,
         seed=config.seed,

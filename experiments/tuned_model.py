@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
 
 import models
 from bilevel.core import Batch
@@ -89,6 +90,12 @@ class TunedModel:
         """Returns the scores of every token under the inner variables."""
         params = self.parameters(inner, compute.dtype)
         return models.token_scores(params, batch, self.config, attention=attention, remat=compute.remat)
+
+    def logits(self, inner: Any, batch: Batch, compute: Compute, attention: str) -> Array:
+        """Returns the logits of every next token, all at once."""
+        params = self.parameters(inner, compute.dtype)
+        how = {"attention": attention, "remat": compute.remat}
+        return models.logits(params, batch["tokens"], batch["segments"], self.config, **how)
 
     def write(self, folder: Path, inner: Any, tokenizer: Tokenizer) -> None:
         """Writes a folder for transformers, or under an adapter that is not merged one for peft."""

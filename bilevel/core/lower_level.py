@@ -97,6 +97,7 @@ def lower_level(problem: Problem | RowProblem) -> LowerLevel:
 
 def _of_rows(problem: RowProblem) -> LowerLevel:
     weighting, reduction = problem.weighting, problem.reduction
+    losses_of = problem.first_order or problem.row_losses
 
     def weigh(
         outer: PyTree, memory: PyTree, inner: PyTree, batches: Batch, losses: RowLosses | None = None
@@ -118,10 +119,13 @@ def _of_rows(problem: RowProblem) -> LowerLevel:
         return Weighed(weights, losses, pull_back, with_penalty)
 
     def weighted_gradient(
-        inner: PyTree, batch: Batch, weights: Float[Array, " rows"]
+        losses_of: Callable[[PyTree, Batch], RowLosses],
+        inner: PyTree,
+        batch: Batch,
+        weights: Float[Array, " rows"],
     ) -> tuple[PyTree, Mean, RowLosses]:
         def total(inner: PyTree) -> tuple[Array, tuple[Array, RowLosses]]:
-            losses = problem.row_losses(inner, batch)
+            losses = losses_of(inner, batch)
             mean = losses.weighted(weights, reduction)
             return mean.total, (mean.count, losses)
 
@@ -132,7 +136,7 @@ def _of_rows(problem: RowProblem) -> LowerLevel:
         outer: PyTree, weights: Float[Array, "micro rows"], inner: PyTree, batches: Batch
     ) -> LowerPass:
         def one(batch: Batch, weights: Float[Array, " rows"]) -> tuple[tuple[Mean, PyTree], RowLosses]:
-            gradient, mean, losses = weighted_gradient(inner, batch, weights)
+            gradient, mean, losses = weighted_gradient(losses_of, inner, batch, weights)
             return (mean, gradient), losses
 
         (loss, gradient), losses = over_micro_batches(one, batches, weights)
@@ -151,7 +155,7 @@ def _of_rows(problem: RowProblem) -> LowerLevel:
             batch: Batch, weights: Float[Array, " rows"]
         ) -> tuple[tuple[Mean, PyTree, PyTree], tuple[RowLosses, Array]]:
             def gradient_and_contributions(inner: PyTree) -> tuple[tuple[PyTree, Array], tuple]:
-                gradient, mean, losses = weighted_gradient(inner, batch, weights)
+                gradient, mean, losses = weighted_gradient(problem.row_losses, inner, batch, weights)
                 return (gradient, losses.contributions(reduction)), (mean, losses)
 
             tangent = optax.tree.cast_like(direction, inner)
@@ -237,7 +241,8 @@ def _of_functions(problem: Problem) -> LowerLevel:
 
 def row_losses(problem: RowProblem, inner: PyTree, batches: Batch) -> RowLosses:
     """Returns the losses of all rows, [micro, rows], by forward passes alone."""
-    return over_micro_batches(lambda batch: ((), problem.row_losses(inner, batch)), batches)[1]
+    losses_of = problem.first_order or problem.row_losses
+    return over_micro_batches(lambda batch: ((), losses_of(inner, batch)), batches)[1]
 
 
 def row_scores(

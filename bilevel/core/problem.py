@@ -83,6 +83,8 @@ class RowProblem(NamedTuple):
         outer_penalty: `(outer, memory, batch) -> scalar`, added to the upper level on each lower batch: an entropy
             term of the batch's weights, say.
         reduction: what the lower loss is a mean of.
+        first_order: the same as `row_losses` by means that have values and gradients alone (fused attention kernels),
+            for the passes that take no more; None where `row_losses` serves them too.
     """
 
     row_losses: Callable[[PyTree, Batch], RowLosses]
@@ -90,6 +92,7 @@ class RowProblem(NamedTuple):
     upper: Callable[[PyTree, PyTree, Batch], Mean]
     outer_penalty: Callable[[PyTree, PyTree, Batch], Float[Array, ""]] | None = None
     reduction: Reduction = "row"
+    first_order: Callable[[PyTree, Batch], RowLosses] | None = None
 
     def general(self, memory: PyTree = ()) -> Problem:
         """Returns the general form at a fixed memory, for estimators and checks that want two plain functions.

@@ -97,6 +97,7 @@ def bds(
     training: TrainingSettings,
     settings: BDSSettings,
     top_share: float = 0.5,
+    first_order: Callable[[Any, Batch], RowLosses] | None = None,
 ) -> tuple[RowProblem, Schedule]:
     """Returns BDS as a problem and a schedule.
 
@@ -107,6 +108,7 @@ def bds(
         training: how the lower level is trained.
         settings: what this method adds.
         top_share: share of the pool that is selected at the end, in (0, 1].
+        first_order: `row_losses` by means that have values and gradients alone, see `RowProblem`.
 
     Returns:
         The problem, and one round: losses at the start, training at frozen and then at moving weights, the weights,
@@ -115,7 +117,7 @@ def bds(
     weighting = row_logits(pool_rows, settings.weights, settings.floor, settings.keep_share)
     ungated = row_logits(pool_rows, settings.weights, settings.floor)
     penalise = entropy_penalty(settings.entropy, ungated) if settings.entropy > 0 else None
-    problem = RowProblem(row_losses, weighting, upper, penalise)
+    problem = RowProblem(row_losses, weighting, upper, penalise, first_order=first_order)
     solver = _solver(problem, pool_rows, training, settings)
     warmup = min(settings.outer_warmup, training.steps // 4)
     moves: tuple[Move, ...] = (

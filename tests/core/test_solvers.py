@@ -13,13 +13,16 @@ from bilevel.core import alternating, identity, implicit, optimizer_aware, penal
 from bilevel.core.problem import Problem
 from bilevel.runtime.devices import data_mesh, place_batch, replicate
 from bilevel.weighting import exponentiated_gradient, row_logits
+from models.attention.reverse_only import reverse_only
+from models.errors import ModelError
 from tests.zoo import in_micro_batches, network, row_losses, row_problem, rows, upper
 
 POOL = 16
 
 
-def solvers():
-    problem, inner, outer = row_problem(POOL), optax.adam(1e-2), exponentiated_gradient(0.1)
+def solvers(problem=None):
+    problem = problem or row_problem(POOL)
+    inner, outer = optax.adam(1e-2), exponentiated_gradient(0.1)
     return {
         "identity": alternating(problem, inner, outer, implicit(identity(0.1))),
         "optimizer_aware": alternating(problem, inner, outer, implicit(optimizer_aware())),
@@ -197,3 +200,22 @@ def test_an_outer_penalty_has_no_general_form():
 def test_row_logits_refuse_options_outside_their_range(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         row_logits(POOL, **bad)
+
+
+def gradients_alone(params, batch):
+    """The same losses with no forward-mode derivative, like those of a fused kernel."""
+    return row_losses(jax.tree.map(reverse_only, params), batch)
+
+
+@pytest.mark.parametrize("name", solvers())
+def test_first_order_passes_take_the_function_that_serves_them_alone(name):
+    def after(problem):
+        solver = solvers(problem)[name]
+        return compiled(solver)(begun(solver), *batches())[0]
+
+    plain, fast = (after(row_problem(POOL, first_order=losses)) for losses in (None, gradients_alone))
+    chex.assert_trees_all_close(fast.outer.inner, plain.outer.inner, rtol=1e-5, atol=1e-7)
+    chex.assert_trees_all_close(fast.inner.inner, plain.inner.inner, rtol=1e-5, atol=1e-7)
+    if not name.startswith("penalty"):
+        with pytest.raises(ModelError, match="no forward-mode derivative"):
+            after(row_problem(POOL)._replace(row_losses=gradients_alone))
