@@ -1,7 +1,9 @@
 """What a run measures while it runs: `metrics.jsonl`, one JSON object a line, and TensorBoard events."""
 
+import contextlib
 import json
 import math
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +11,8 @@ from types import TracebackType
 from typing import Any
 
 from bilevel.errors import InputError
+from bilevel.runtime.disk import naming_a_full_disk
+from bilevel.runtime.events import EventFile
 
 FILE = "metrics.jsonl"
 EVENTS = "events"
@@ -30,7 +34,8 @@ class MetricsWriter:
         self._folder = folder
         self._flush_seconds = flush_seconds
         self._events = events
-        self._boards: dict[str, Any] = {}
+        self._boards: dict[str, EventFile] = {}
+        self._purged_from: dict[str, int] = {}
         _drop_unfinished_line(folder / FILE)
         self._file = (folder / FILE).open("a", encoding="utf-8", newline="\n")
         self._flushed_at = time.monotonic()
@@ -52,25 +57,50 @@ class MetricsWriter:
         line = {"method": method, "step": int(step)} | plain | dict.fromkeys(lost)
         if lost:
             line[NON_FINITE] = lost
-        self._file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+        with naming_a_full_disk(self._folder / FILE):
+            self._file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
         if self._events:
-            self._write_events(method, step, plain)
+            with naming_a_full_disk(self._folder / EVENTS / method):
+                self._write_events(method, step, plain)
         if time.monotonic() - self._flushed_at >= self._flush_seconds:
             self.flush()
 
+    def cut(self, position: int, method: str, step: int) -> None:
+        """Goes back to an earlier moment, so that a continued run writes on as if nothing had come after it.
+
+        Args:
+            position: `position` at that moment.
+            method: which method was running.
+            step: its steps at that moment; TensorBoard is told to forget its events after them.
+        """
+        self._file.flush()
+        self._file.truncate(min(position, self._file.tell()))
+        self._purged_from[method] = step + 1
+
+    def position(self) -> int:
+        """Brings every line so far to the disk and returns the length of the file in bytes."""
+        self.flush()
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
     def flush(self) -> None:
         """Brings every line so far to its file."""
-        self._file.flush()
-        for board in self._boards.values():
-            board.flush()
+        with naming_a_full_disk(self._folder / FILE):
+            self._file.flush()
+        for method, board in self._boards.items():
+            with naming_a_full_disk(self._folder / EVENTS / method):
+                board.flush()
         self._flushed_at = time.monotonic()
 
     def close(self) -> None:
         """Flushes and closes the files; closing twice does no harm."""
-        self._file.close()
-        for board in self._boards.values():
-            board.close()
-        self._boards.clear()
+        boards, self._boards = self._boards, {}
+        with contextlib.ExitStack() as stack:
+            for method, board in boards.items():
+                stack.enter_context(naming_a_full_disk(self._folder / EVENTS / method))
+                stack.callback(board.close)
+            with naming_a_full_disk(self._folder / FILE):
+                self._file.close()
 
     def __enter__(self) -> "MetricsWriter":
         return self
@@ -82,14 +112,9 @@ class MetricsWriter:
 
     def _write_events(self, method: str, step: int, values: Mapping[str, Any]) -> None:
         if method not in self._boards:
-            # Imported here: it costs most of a second, and runs without events need not pay for it.
-            from tensorboardX import SummaryWriter
-
-            # The writer's own thread flushes as well; ours decides when.
-            self._boards[method] = SummaryWriter(str(self._folder / EVENTS / method), flush_secs=3600)
-        for key, value in values.items():
-            if isinstance(value, int | float):
-                self._boards[method].add_scalar(key, value, int(step))
+            self._boards[method] = EventFile(self._folder / EVENTS / method, self._purged_from.get(method))
+        numbers = {key: value for key, value in values.items() if isinstance(value, int | float)}
+        self._boards[method].write(int(step), numbers)
 
 
 def read_metrics(folder: Path) -> dict[str, list[dict[str, Any]]]:

@@ -11,6 +11,9 @@ from bilevel.schedule.moves import Select as Select
 from bilevel.schedule.moves import Snapshot as Snapshot
 from bilevel.schedule.moves import Weigh as Weigh
 from bilevel.schedule.state import Context as Context
+from bilevel.schedule.state import Position as Position
 from bilevel.schedule.state import RunState as RunState
+from bilevel.schedule.state import Saver as Saver
+from bilevel.schedule.state import Stopped as Stopped
 from bilevel.schedule.train import NonFiniteError as NonFiniteError
 from bilevel.schedule.train import Train as Train

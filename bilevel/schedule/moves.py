@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel.core.compiled import Compiled
-from bilevel.core.problem import Weighting
+from bilevel.core.problem import Batch, Weighting
 from bilevel.core.tree import PyTree
 from bilevel.schedule.batches import in_turn
-from bilevel.schedule.state import Context, RunState
+from bilevel.schedule.state import Context, RunState, Stopped
 
 
 class Move(ABC):
@@ -37,7 +37,19 @@ class Move(ABC):
 
     @abstractmethod
     def run(self, state: RunState, context: Context) -> RunState:
-        """Returns the state after the move."""
+        """Returns the state after the move.
+
+        Raises:
+            Stopped: the run was asked to stop, `context.saver.stopping`. Moves that take long look at it as they go;
+                the state that they raise it with is saved, and `run` begins from it when the run is continued.
+        """
+
+    def solver_after(self, solver: PyTree | None, models: Mapping[str, PyTree]) -> PyTree | None:
+        """Returns the shapes of the solver's state after the move, given those before it and those of the models.
+
+        A saved state is read back into this structure; only moves that begin a solver change it.
+        """
+        return solver
 
     def check(self, context: Context) -> None:  # noqa: B027  (most moves have nothing more to check)
         """Raises InputError for what can be known before anything runs."""
@@ -69,7 +81,7 @@ class Score(Move):
         row_losses = _compiled(context.row_losses)
         rows = context.data[self.over]
         values = np.zeros(len(rows), np.float32)
-        for ids, batch in in_turn(rows, context.evaluation_rows, context.mesh):
+        for ids, batch in _all_rows(self.over, state, context):
             found = np.asarray(row_losses(state.models[self.model], batch).means)
             values[ids[ids >= 0]] = found[ids >= 0]
         return state.with_signal(self.into, values)
@@ -109,7 +121,7 @@ class Weigh(Move):
         values = np.zeros(len(rows), np.float32)
 
         def seen() -> Iterator[tuple[np.ndarray, PyTree]]:
-            for ids, batch in in_turn(rows, context.evaluation_rows, context.mesh):
+            for ids, batch in _all_rows(self.over, state, context):
                 losses = row_losses(state.models["current"], batch) if self.weighting.needs_losses else None
                 yield ids, jax.tree.map(lambda x: x[None], (batch, losses))
 
@@ -198,11 +210,19 @@ class Evaluate(Move):
         evaluate = _compiled(context.evaluate)
         total = matches = 0.0
         rows = context.data[self.over]
-        for ids, batch in in_turn(rows, context.evaluation_rows, context.mesh):
+        for ids, batch in _all_rows(self.over, state, context):
             losses, matched = evaluate(state.models[self.model], batch)
             total += float(np.sum(np.asarray(losses.means, np.float64)[ids >= 0]))
             matches += int(np.sum(np.asarray(matched)[ids >= 0]))
         return state.with_result(self.over, {"loss": total / len(rows), "exact_match": matches / len(rows)})
+
+
+def _all_rows(name: str, state: RunState, context: Context) -> Iterator[tuple[np.ndarray, Batch]]:
+    """Yields all rows of a data set in turn, until the run is asked to stop; what was found so far is found again."""
+    for ids, batch in in_turn(context.data[name], context.evaluation_rows, context.mesh):
+        if context.saver.stopping:
+            raise Stopped(state)
+        yield ids, batch
 
 
 @lru_cache(maxsize=16)

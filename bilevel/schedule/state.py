@@ -13,7 +13,7 @@ import numpy as np
 
 from bilevel.core.losses import RowLosses
 from bilevel.core.problem import Batch
-from bilevel.core.solver import SolverState
+from bilevel.core.solver import SolverState, StepReport
 from bilevel.core.tree import PyTree
 from bilevel.data import EncodedRows
 from bilevel.runtime.sections import Section
@@ -28,8 +28,26 @@ class Signal:
 
 
 @dataclass(frozen=True)
+class Position:
+    """Where in its schedule a run stands.
+
+    Attributes:
+        round: rounds of the schedule that are finished.
+        move: moves of the present round that are finished.
+        steps: solver steps that the present move has taken.
+    """
+
+    round: int = 0
+    move: int = 0
+    steps: int = 0
+
+
+@dataclass(frozen=True)
 class RunState:
-    """Everything that moves read and write.
+    """Everything that moves read and write, and how far they are.
+
+    A state can be saved at any moment and continued from: orders of rows are functions of the step, and keys live
+    in the solver's state (`bilevel.schedule.saved`).
 
     Attributes:
         models: parameters by name; `base` is where the run began, `current` what it trains.
@@ -37,8 +55,11 @@ class RunState:
         signals: columns by name.
         results: what evaluations found, by data set.
         solver: the solver's state, None before the first `Train`.
-        round: rounds finished.
+        round: rounds finished, over all schedules that ran from this state's start.
         step: solver steps taken, over all rounds.
+        position: where in the present schedule; its beginning, unless a move or a schedule is under way.
+        upper_loss: of the model in training on the monitored trusted rows, None where it was not measured.
+        unlogged: what the move under way has seen since it last logged numbers.
     """
 
     models: Mapping[str, PyTree]
@@ -48,6 +69,9 @@ class RunState:
     solver: SolverState | None = None
     round: int = 0
     step: int = 0
+    position: Position = Position()
+    upper_loss: float | None = None
+    unlogged: tuple[StepReport, ...] = ()
 
     def with_set(self, name: str, ids: np.ndarray) -> RunState:
         """Returns the state with a row set added or replaced."""
@@ -71,6 +95,45 @@ class Progress(Protocol):
     def close(self) -> None: ...
 
 
+class Stopped(Exception):
+    """The run was asked to stop; raised by moves, with the state to continue from.
+
+    Attributes:
+        state: where the run stands.
+    """
+
+    def __init__(self, state: RunState) -> None:
+        super().__init__(f"stopped after step {state.step}")
+        self.state = state
+
+
+@runtime_checkable
+class Saver(Protocol):
+    """Keeps states, so that a run that ends early can be continued."""
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the run was asked to stop."""
+
+    def due(self, step: int) -> bool:
+        """Returns whether the state after this many steps should be saved."""
+
+    def save(self, state: RunState) -> None:
+        """Saves a state."""
+
+
+class KeepsNothing:
+    """The saver of a run that lives in memory alone."""
+
+    stopping = False
+
+    def due(self, step: int) -> bool:
+        return False
+
+    def save(self, state: RunState) -> None:
+        pass
+
+
 @dataclass(frozen=True)
 class Context:
     """What a run is run with; nothing in it changes while moves run.
@@ -90,6 +153,7 @@ class Context:
         log_every: steps between logged numbers.
         evaluation_rows: rows of a batch when scoring and evaluating.
         patience: skipped steps in a row that end the run.
+        saver: told of states that could be continued from, and asked whether to stop.
     """
 
     data: Mapping[str, EncodedRows]
@@ -106,3 +170,4 @@ class Context:
     log_every: int = 20
     evaluation_rows: int = 128
     patience: int = 10
+    saver: Saver = field(default_factory=KeepsNothing)

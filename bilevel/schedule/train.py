@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import jax
@@ -11,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel.core.compiled import Compiled
-from bilevel.core.problem import RowProblem
+from bilevel.core.problem import Batch, RowProblem
 from bilevel.core.solver import BOTH, Level, Solver, SolverState, StepReport
+from bilevel.core.tree import PyTree
 from bilevel.runtime.devices import place_batch, replicate
 from bilevel.schedule.batches import BatchPlan, LowerBatches, UpperBatches
 from bilevel.schedule.moves import Move
-from bilevel.schedule.state import Context, RunState
+from bilevel.schedule.state import Context, RunState, Stopped
 from bilevel.weighting.statistics import effective_sample_size
 
 _MONITORED_ROWS = 128
@@ -72,44 +74,70 @@ class Train(Move):
         UpperBatches(trusted, self.plan, 2 * context.seed + 1, context.mesh)(0)
 
     def run(self, state: RunState, context: Context) -> RunState:
-        pool, trusted = context.data[self.over], context.data[self.upper]
-        ids = state.sets.get(self.over, np.arange(len(pool)))
-        lower_batches = LowerBatches(pool, ids, self.plan, 2 * context.seed, context.mesh)
-        upper_batches = UpperBatches(trusted, self.plan, 2 * context.seed + 1, context.mesh)
+        pool = context.data[self.over]
+        lower_batches, upper_batches = self._batches(state, context)
         monitored = _first_rows(context, self.upper)
 
         solver_state = self._begin(state, context)
         step, upper = _compiled_step(self.solver), _compiled_upper(self.problem)
-        pending: list[StepReport] = []
+        before, seen, upper_loss = state.step - state.position.steps, list(state.unlogged), None
         bar = context.progress(self.steps)
+        if state.position.steps:
+            bar.advance(state.position.steps - len(seen), {})
         try:
-            for number in range(state.step + 1, state.step + self.steps + 1):
+            for taken in range(state.position.steps + 1, self.steps + 1):
+                number, last = before + taken, taken == self.steps
                 solver_state, report = step(
                     solver_state,
                     lower_batches(number - 1),
                     upper_batches(number - 1),
                     updates=self.updates if number % self.outer_every == 0 else ("inner",),
                 )
-                pending.append(report)
-                if number % context.log_every == 0 or number == state.step + self.steps:
-                    reports = jax.device_get(pending)
+                seen.append(report)
+                logs = number % context.log_every == 0 or last
+                stops = context.saver.stopping and not last
+                saves = not stops and not last and context.saver.due(number)
+                if not (logs or stops or saves):
+                    continue
+                upper_loss = float(upper(solver_state.outer.inner, solver_state.inner.inner, monitored))
+                if logs:
+                    reports = jax.device_get(seen)
                     _stop_when_stuck(int(solver_state.skipped_in_a_row), reports, pool.rows, context.patience)
-                    upper_loss = float(upper(solver_state.outer.inner, solver_state.inner.inner, monitored))
                     numbers = self._numbers(solver_state, reports, upper_loss, len(pool))
                     context.log(number, numbers)
-                    bar.advance(len(pending), {"lower": numbers["lower_loss"], "upper": upper_loss})
-                    pending = []
+                    bar.advance(len(seen), {"lower": numbers["lower_loss"], "upper": upper_loss})
+                    seen = []
+                if stops:
+                    raise Stopped(_reached(state, solver_state, taken, upper_loss, seen))
+                if saves:
+                    context.saver.save(_reached(state, solver_state, taken, upper_loss, seen))
         finally:
             bar.close()
-        return replace(
-            state,
-            models={**state.models, "current": solver_state.inner.inner},
-            solver=solver_state,
-            step=state.step + self.steps,
+        return _reached(state, solver_state, self.steps, upper_loss, seen)
+
+    def solver_after(self, solver: PyTree | None, models: Mapping[str, PyTree]) -> PyTree | None:
+        if self.start == "continue" and solver is not None:
+            return solver
+        model = models["base" if self.start == "base" else "current"]
+        return jax.eval_shape(self.solver.init, jax.random.key(0), model)
+
+    def seen_by(self, solver: PyTree, state: RunState, context: Context) -> PyTree:
+        """Returns the shapes of what one step from a solver's state reports; nothing runs."""
+        lower_batches, upper_batches = self._batches(state, context)
+        step = partial(self.solver.step, updates=self.updates)
+        return jax.eval_shape(step, solver, lower_batches(0), upper_batches(0))[1]
+
+    def _batches(self, state: RunState, context: Context) -> tuple[LowerBatches, UpperBatches]:
+        pool, trusted = context.data[self.over], context.data[self.upper]
+        ids = state.sets.get(self.over, np.arange(len(pool)))
+        return (
+            LowerBatches(pool, ids, self.plan, 2 * context.seed, context.mesh),
+            UpperBatches(trusted, self.plan, 2 * context.seed + 1, context.mesh),
         )
 
     def _begin(self, state: RunState, context: Context) -> SolverState:
-        if self.start == "continue" and state.solver is not None:
+        continues = self.start == "continue" or state.position.steps > 0
+        if continues and state.solver is not None:
             # The state is donated to the first step; callers keep theirs.
             return jax.tree.map(jnp.copy, state.solver)
         model = state.models["base" if self.start == "base" else "current"]
@@ -135,6 +163,21 @@ class Train(Move):
             if values:
                 numbers[name] = float(np.mean(values))
         return numbers
+
+
+def _reached(
+    begun: RunState, solver: SolverState, taken: int, upper_loss: float | None, seen: Sequence[StepReport]
+) -> RunState:
+    """The state that a move continued from `begun` has reached when it has taken so many steps in all."""
+    return replace(
+        begun,
+        models={**begun.models, "current": solver.inner.inner},
+        solver=solver,
+        step=begun.step + taken - begun.position.steps,
+        position=replace(begun.position, steps=taken),
+        upper_loss=upper_loss,
+        unlogged=tuple(seen),
+    )
 
 
 def _first_rows(context: Context, name: str) -> Any:
@@ -164,7 +207,19 @@ def _stop_when_stuck(in_a_row: int, reports: list[StepReport], rows: Any, patien
 
 @lru_cache(maxsize=16)
 def _compiled_step(solver: Solver) -> Any:
-    return Compiled(solver.step, donate_argnums=(0,))
+    def step(
+        state: SolverState, lower_batches: Batch, upper_batches: Batch, updates: tuple[Level, ...]
+    ) -> tuple[SolverState, StepReport]:
+        state, report = solver.step(state, lower_batches, upper_batches, updates)
+        # A weak type is lost on disk: with one, a continued run would promote, and round, otherwise.
+        return jax.tree.map(_strongly_typed, state), report
+
+    return Compiled(step, donate_argnums=(0,))
+
+
+def _strongly_typed(array: jax.Array) -> jax.Array:
+    keys = jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
+    return array if keys else jax.lax.convert_element_type(array, array.dtype)
 
 
 @lru_cache(maxsize=16)
