@@ -23,8 +23,7 @@ class CheckpointOptions:
     """When a run is saved, and which checkpoints are kept, for each of its methods."""
 
     every_seconds: float = 60.0
-    """Seconds between checkpoints at the least, and so what a killed run loses at the most; where saving itself takes
-    long, they come less often, so that it takes no more than a fiftieth of the time. "inf" for never."""
+    """Seconds between checkpoints; more where saving would take over a fiftieth of the time. "inf" for never."""
     every_steps: int | None = None
     """Save after every so many steps as well."""
     keep_last: int = 2

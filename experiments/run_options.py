@@ -1,0 +1,22 @@
+"""Flags about running, the same for every experiment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bilevel.runtime.checkpoints import CheckpointOptions
+from bilevel.runtime.plain import FLAG_ONLY
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where to write, and how to begin; nothing in here changes what comes out."""
+
+    run_dir: Path | None = field(default=None, metadata=FLAG_ONLY)
+    """Where to write; by default runs/EXPERIMENT-PRESET-sSEED[-n], and runs/latest points to it."""
+    config: Path | None = field(default=None, metadata=FLAG_ONLY)
+    """A config.yaml that a run left, or its folder: run it again. Other flags change what it says."""
+    resume: Path | None = field(default=None, metadata=FLAG_ONLY)
+    """The folder of a run that was stopped or killed: continue it to the same end. No other flag is needed."""
+    checkpoints: CheckpointOptions = field(default_factory=CheckpointOptions)
