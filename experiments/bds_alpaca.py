@@ -36,8 +36,10 @@ def run(config: BDSAlpaca) -> None:
     objective = find_objective(config.upper) if config.upper is not None else None
     inputs = load_inputs(config.data, config.corpus, config.model, config.seed, config.lora)
     pool_rows = len(inputs.sets.encoded["pool"])
-    config = replace(config, training=in_steps(config.training, PRESETS[config.preset].training, pool_rows))
-    run_methods(NAME, config, inputs, _methods(config, inputs, objective), main="bds", began=began)
+    # The folder keeps the configuration as it was asked for: epochs of whatever rows it is run on again.
+    training = in_steps(config.training, PRESETS[config.preset].training, pool_rows)
+    methods = _methods(replace(config, training=training), inputs, objective)
+    run_methods(NAME, config, inputs, methods, main="bds", began=began)
 
 
 def _methods(config: BDSAlpaca, inputs: Inputs, objective: Callable[..., Any] | None) -> Methods:

@@ -11,6 +11,7 @@ import tyro
 from bilevel.errors import InputError
 from bilevel.methods import BDSSettings, TrainingSettings
 from experiments.options import CorpusOptions, DataOptions, LoraOptions, ModelOptions
+from experiments.run_options import RunOptions
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,11 @@ class BDSAlpaca:
     term. Their weights record how often a row was visited."""
     seed: int = 0
     """Of the corpus, the random model and the order of rows."""
-    run_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Where to write; by default runs/EXPERIMENT-PRESET-sSEED[-n], and runs/latest points to it."""
     baselines: Literal["all", "none"] = "all"
     """Whether to train what BDS must be compared with, too."""
     top_share: float = 0.5
     """Share of the training rows that selected.jsonl keeps, the heaviest."""
+    run: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
     upper: Annotated[str | None, tyro.conf.arg(metavar="MODULE:FUNCTION")] = None
     """Your own upper objective, in a module or a file.py, instead of the trusted rows' mean loss. It takes by name
     what it needs of params, batch, model and outer, and returns what is to become small, e.g. `def upper(params,

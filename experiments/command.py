@@ -1,21 +1,28 @@
-"""A command: parse flags over a preset, run, end with an exit code."""
+"""A command: parse flags, run, end with an exit code."""
 
 from __future__ import annotations
 
 import contextlib
-import io
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
-
-import tyro
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
 
 from bilevel.errors import InputError
+from bilevel.runtime.stopping import RunEnded
 from bilevel.runtime.timing import Timings
 from bilevel.schedule import NonFiniteError
+from experiments.configuration import NothingToRun, parse
 from models.errors import ModelError
 
 Config = TypeVar("Config")
+
+
+class _Terminated(BaseException):
+    """SIGTERM, before there is anything to save."""
 
 
 def run_command(
@@ -24,56 +31,61 @@ def run_command(
     run: Callable[[Config], None],
     arguments: Sequence[str] | None = None,
 ) -> int:
-    """Runs an experiment and returns its exit code: 0, 1 for a run that failed, 2 for bad input, 130 interrupted.
+    """Runs an experiment and returns its exit code.
+
+    0 for a run that reached its end, 1 for one that failed, 2 for bad input, 130 and 143 for one that was stopped by
+    SIGINT (Ctrl-C) and SIGTERM: it was saved, and the last line says how to continue it.
 
     Args:
         experiment: its module's name.
-        presets: configurations by name, the first one the default; flags change the chosen one's fields.
+        presets: configurations by name, the first one the default; flags change the chosen one's fields. They have
+            a field `run` of `RunOptions`.
         run: the experiment.
         arguments: command line, by default this process's.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    complaint = io.StringIO()
     try:
-        with contextlib.redirect_stderr(complaint):
-            config = tyro.cli(
-                type(next(iter(presets.values()))),
-                default=_chosen_preset(presets, arguments),
-                args=arguments,
-                prog=f"python -m experiments.{experiment}",
-            )
-    except SystemExit as exit_:  # the parser's own: help asked for, or flags it refuses
-        if complaint.getvalue():
-            print(f"error: {_one_line(complaint.getvalue())}", file=sys.stderr)
-        return int(exit_.code or 0)
-    try:
-        with Timings():
+        config: Any = parse(experiment, presets, list(sys.argv[1:] if arguments is None else arguments))
+        if config.run.resume is not None and _is_finished(config.run.resume):
+            print(f"{config.run.resume}: this run is finished; see {config.run.resume / 'report.html'}")
+            return 0
+        with _sigterm_raises(), Timings():
             run(config)
+    except NothingToRun as nothing:
+        return nothing.code
     except (InputError, ModelError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except NonFiniteError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except RunEnded as ended:
+        print(f"{'error: ' if ended.code == 1 else ''}{ended}", file=sys.stderr)
+        return ended.code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print("interrupted before training began; nothing is lost", file=sys.stderr)
         return 130
+    except _Terminated:
+        print("terminated before training began; nothing is lost", file=sys.stderr)
+        return 143
     return 0
 
 
-def _one_line(box: str) -> str:
-    """The parser's message without its frame: errors of flags read like all others."""
-    lines = [line.strip(" │╭╮╰╯─") for line in box.splitlines()[1:]]
-    message = " ".join(line for line in lines if line)
-    return message.partition(" For full helptext")[0] + " (see --help)"
+def _is_finished(folder: Path) -> bool:
+    return (folder / "summary.json").exists() and (folder / "report.html").exists()
 
 
-def _chosen_preset(presets: Mapping[str, Config], arguments: Sequence[str]) -> Config:
-    """The preset that --preset names; an unknown one is left to the parser, which lists the choices."""
-    for position, argument in enumerate(arguments):
-        name = argument.removeprefix("--preset=")
-        if argument == "--preset" and position + 1 < len(arguments):
-            name = arguments[position + 1]
-        if argument.startswith("--preset") and name in presets:
-            return presets[name]
-    return next(iter(presets.values()))
+@contextlib.contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Lets SIGTERM end the loading of rows and models as Ctrl-C does."""
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

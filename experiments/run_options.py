@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from bilevel.runtime.checkpoints import CheckpointOptions
 from bilevel.runtime.plain import FLAG_ONLY
@@ -13,10 +16,10 @@ from bilevel.runtime.plain import FLAG_ONLY
 class RunOptions:
     """Where to write, and how to begin; nothing in here changes what comes out."""
 
-    run_dir: Path | None = field(default=None, metadata=FLAG_ONLY)
+    run_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = field(default=None, metadata=FLAG_ONLY)
     """Where to write; by default runs/EXPERIMENT-PRESET-sSEED[-n], and runs/latest points to it."""
-    config: Path | None = field(default=None, metadata=FLAG_ONLY)
+    config: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = field(default=None, metadata=FLAG_ONLY)
     """A config.yaml that a run left, or its folder: run it again. Other flags change what it says."""
-    resume: Path | None = field(default=None, metadata=FLAG_ONLY)
+    resume: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = field(default=None, metadata=FLAG_ONLY)
     """The folder of a run that was stopped or killed: continue it to the same end. No other flag is needed."""
     checkpoints: CheckpointOptions = field(default_factory=CheckpointOptions)

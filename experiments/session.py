@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bilevel.core import RowProblem
-from bilevel.data import write_rejected
-from bilevel.runtime.config_file import write_config
+from bilevel.runtime.checkpoints import Checkpoints
 from bilevel.runtime.devices import AXIS, data_mesh
+from bilevel.runtime.disk import naming_a_full_disk
+from bilevel.runtime.metrics import FILE as METRICS
 from bilevel.runtime.metrics import MetricsWriter
 from bilevel.runtime.progress import Progress
 from bilevel.runtime.report import write_report
 from bilevel.runtime.results import summarise, write_row_results
-from bilevel.runtime.run_facts import write_facts
-from bilevel.runtime.run_folder import create_run_folder, write_environment, write_summary
-from bilevel.runtime.sections import Section, write_section
+from bilevel.runtime.run_folder import write_summary
+from bilevel.runtime.run_record import FOLDER as CHECKPOINTS
+from bilevel.runtime.run_record import read_finished, working_on, write_finished
+from bilevel.runtime.sections import write_section
+from bilevel.runtime.stopping import StopRequest
 from bilevel.runtime.table import format_table, method_title
-from bilevel.runtime.timing import part, write_timings
-from bilevel.schedule import Context, Evaluate, RunState, Schedule, check_schedule, run_schedule
-from experiments.facts import run_facts
+from bilevel.runtime.timing import part, read_timings, write_timings
+from bilevel.schedule import (
+    CheckpointSaver,
+    Context,
+    Evaluate,
+    RunState,
+    Schedule,
+    Train,
+    check_schedule,
+    run_schedule,
+)
+from experiments.ending import ending_well
 from experiments.inputs import Inputs
+from experiments.opening import open_folder
 
 Methods = Mapping[str, tuple[RowProblem, Schedule]]
 
@@ -36,9 +51,12 @@ def run_methods(
 ) -> Path:
     """Runs methods one after another and writes the run folder.
 
+    With `config.run.resume` it goes on where that folder's run ended: methods that are finished are not run again,
+    and the one that was running continues from its last checkpoint, to the same results bit for bit.
+
     Args:
         experiment: the experiment's name.
-        config: its configuration, with `preset`, `seed`, `run_dir` and `training`.
+        config: its configuration, with `preset`, `seed`, `run` and `data`.
         inputs: rows, tokenizer and model; every method starts from this model.
         methods: problem and schedule by name, in the order in which they run.
         main: the method whose weights, selection and model the folder keeps.
@@ -46,59 +64,118 @@ def run_methods(
 
     Returns:
         The run folder.
+
+    Raises:
+        InputError: before anything is written: rows and batches that do not fit, a folder that cannot be used.
+        RunEnded: the run was asked to stop, or the disk is full; it can be continued.
     """
     start = RunState(models={"base": inputs.params, "current": inputs.params})
     schedules = {name: _evaluated(schedule, inputs) for name, (_, schedule) in methods.items()}
     for name, schedule in schedules.items():
-        check_schedule(schedule, start, _context(name, inputs, config))
+        check_schedule(schedule, start, _context(name, schedule, inputs, config))
 
-    folder = create_run_folder("runs", experiment, config.preset, config.seed, config.run_dir)
-    write_config(folder, config)
-    write_environment(folder)
-    write_rejected(folder / "rejected.jsonl", inputs.sets.rejected)
-    write_facts(folder, run_facts(experiment, config, inputs, tuple(methods), main))
-    for notice in inputs.sets.notices:
-        print(f"note: {notice}", file=sys.stderr)
-
-    pool = inputs.sets.encoded["pool"].rows
-    results = {}
-    with MetricsWriter(folder) as metrics:
+    folder = open_folder(experiment, config, inputs, tuple(methods), main)
+    earlier = sum(part.seconds for attempt in read_timings(folder) for part in attempt)
+    with ending_well(experiment, folder) as stop, working_on(folder), MetricsWriter(folder) as metrics:
+        session = _Session(folder, config, inputs, main, start, stop, metrics)
+        results, position = {}, 0
         for name, schedule in schedules.items():
-            state = run_schedule(
-                schedule,
-                start,
-                _context(
-                    name,
-                    inputs,
-                    config,
-                    partial(metrics.write, name),
-                    partial(write_section, folder, name),
-                    folder,
-                ),
-            )
-            signals = {signal: column.values for signal, column in state.signals.items()}
-            results[name] = summarise(state.results.get("test"), signals.get("weight"), pool, name == main)
-            if name == main:
-                with part("writing rows and model"):
-                    write_row_results(folder, pool, signals, state.sets["selected"])
-                    inputs.model.write(folder / "model", state.models["current"], inputs.tokenizer)
-            write_timings(folder)
-    write_summary(
-        folder,
-        {
-            "experiment": experiment,
-            "preset": config.preset,
-            "seed": config.seed,
-            "seconds": time.monotonic() - began,
-            "steps": config.training.steps,
-            "methods": results,
-        },
-    )
-    write_timings(folder)
-    report = write_report(folder)
+            found = read_finished(folder, name) or session.run(name, schedule, position)
+            results[name], position = found["results"], found["metrics"]
+        write_summary(
+            folder,
+            {
+                "experiment": experiment,
+                "preset": config.preset,
+                "seed": config.seed,
+                "seconds": earlier + time.monotonic() - began,
+                "steps": _steps(schedules[main]),
+                "methods": results,
+            },
+        )
+        write_timings(folder)
+        report = write_report(folder)
     print(format_table(results))
     print(f"report: {report}")
     return folder
+
+
+@dataclass(frozen=True)
+class _Session:
+    """What all methods of a run share."""
+
+    folder: Path
+    config: Any
+    inputs: Inputs
+    main: str
+    start: RunState
+    stop: StopRequest
+    metrics: MetricsWriter
+
+    def run(self, name: str, schedule: Schedule, position: int) -> dict[str, Any]:
+        """Runs a method from where it stands, and returns what the rest of the run needs of it.
+
+        Args:
+            name: the method.
+            schedule: its moves.
+            position: of the metrics, when it began.
+        """
+        context = _context(name, schedule, self.inputs, self.config)
+        options = self.config.run.checkpoints
+        with contextlib.closing(Checkpoints(self.folder / CHECKPOINTS / name, options)) as checkpoints:
+            saver = CheckpointSaver(
+                checkpoints, options, self.start, stop=lambda: self.stop.signal is not None, note=self._note
+            )
+            context = replace(
+                context,
+                log=partial(self.metrics.write, name),
+                show=partial(write_section, self.folder, name),
+                folder=self.folder,
+                saver=saver,
+            )
+            state = run_schedule(schedule, self._standing(name, schedule, context, saver, position), context)
+        found = {"results": self._leave(name, state), **self._note()}
+        write_finished(self.folder, name, found)
+        return found
+
+    def _standing(
+        self, name: str, schedule: Schedule, context: Context, saver: CheckpointSaver, position: int
+    ) -> RunState:
+        """Where a method stands: at its newest checkpoint, or its start; metrics beyond it are cut off."""
+        if self.config.run.resume is None:
+            return self.start
+        found = saver.newest(schedule, context, complain=_say)
+        if found is None:
+            self.metrics.cut(position, name, -1)
+            _say(f"{method_title(name)} has no checkpoint and begins anew")
+            return self.start
+        if self.metrics.position() < found.notes["metrics"]:
+            _say(f"{self.folder / METRICS} is shorter than it was; what it lost stays lost")
+        self.metrics.cut(found.notes["metrics"], name, found.state.step)
+        _say(f"{method_title(name)} continues after step {found.state.step} (checkpoint {found.number})")
+        return found.state
+
+    def _note(self) -> dict[str, Any]:
+        """What is kept beside a state: how much was measured by then."""
+        write_timings(self.folder)
+        return {"metrics": self.metrics.position()}
+
+    def _leave(self, name: str, state: RunState) -> dict[str, float | None]:
+        """Writes what a finished method leaves, and returns its line of the results."""
+        pool = self.inputs.sets.encoded["pool"].rows
+        signals = {signal: column.values for signal, column in state.signals.items()}
+        if name == self.main:
+            with part("writing rows and model"):
+                with naming_a_full_disk(self.folder / "weights.parquet"):
+                    write_row_results(self.folder, pool, signals, state.sets["selected"])
+                with naming_a_full_disk(self.folder / "model"):
+                    model, tokenizer = self.inputs.model, self.inputs.tokenizer
+                    model.write(self.folder / "model", state.models["current"], tokenizer)
+        return summarise(state.results.get("test"), signals.get("weight"), pool, name == self.main)
+
+
+def _say(line: str) -> None:
+    print(f"note: {line}", file=sys.stderr)
 
 
 def _evaluated(schedule: Schedule, inputs: Inputs) -> Schedule:
@@ -106,14 +183,13 @@ def _evaluated(schedule: Schedule, inputs: Inputs) -> Schedule:
     return (*schedule, (Evaluate("test"),)) if "test" in inputs.sets.encoded else schedule
 
 
-def _context(
-    name: str,
-    inputs: Inputs,
-    config: Any,
-    log: Callable[[int, Mapping[str, Any]], None] = lambda step, numbers: None,
-    show: Callable[[Section], None] = lambda section: None,
-    folder: Path | None = None,
-) -> Context:
+def _steps(schedule: Schedule) -> int:
+    """Solver steps of a schedule."""
+    return sum(move.steps for moves in schedule for move in moves if isinstance(move, Train))
+
+
+def _context(name: str, schedule: Schedule, inputs: Inputs, config: Any) -> Context:
+    """What a method runs with, but for those that it tells of its progress."""
     mesh = data_mesh()
     devices = mesh.shape[AXIS]
     return Context(
@@ -122,12 +198,10 @@ def _context(
         evaluate=inputs.evaluate,
         mesh=mesh,
         seed=config.seed,
-        log=log,
+        log=lambda step, numbers: None,
         progress=lambda steps: Progress(steps, method_title(name)),
-        show=show,
         warn=lambda line: print(f"warning: {line}", file=sys.stderr),
         timed=lambda move: part(f"{method_title(name)}: {move}"),
-        folder=folder,
-        log_every=max(1, config.training.steps // 60),
+        log_every=max(1, _steps(schedule) // 60),
         evaluation_rows=-(-_EVALUATION_ROWS // devices) * devices,
     )

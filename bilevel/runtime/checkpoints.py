@@ -144,11 +144,11 @@ class Checkpoints:
 
     def close(self) -> None:
         """Finishes what is being written and lets go of the folder; closing twice does no harm."""
-        opened, self._opened = self._opened, None
         try:
             self.wait()
         finally:
             self._thread.shutdown()
+            opened, self._opened = self._opened, None
             if opened is not None:
                 with naming_a_full_disk(self._folder):
                     opened.close()

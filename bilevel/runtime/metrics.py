@@ -74,7 +74,8 @@ class MetricsWriter:
             step: its steps at that moment; TensorBoard is told to forget its events after them.
         """
         self._file.flush()
-        self._file.truncate(min(position, self._file.tell()))
+        self._file.truncate(min(position, self._file.seek(0, os.SEEK_END)))
+        self._file.seek(0, os.SEEK_END)
         self._purged_from[method] = step + 1
 
     def position(self) -> int:

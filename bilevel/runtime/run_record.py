@@ -23,21 +23,23 @@ def write_inputs(folder: Path, fingerprints: Mapping[str, str]) -> None:
     write_atomically(folder / FOLDER / _INPUTS, json.dumps(dict(fingerprints), indent=1) + "\n")
 
 
+def has_begun(folder: Path) -> bool:
+    """Whether a run got as far as writing down what it starts from."""
+    return (folder / FOLDER / _INPUTS).exists()
+
+
 def check_inputs(folder: Path, fingerprints: Mapping[str, str], names: Mapping[str, str]) -> None:
     """Checks that a run is continued from what it began with.
 
     Args:
-        folder: the run folder; one whose run wrote nothing down passes.
+        folder: the run folder, of a run that has begun.
         fingerprints: of what it would be continued with.
         names: what a reader knows each of them as.
 
     Raises:
         InputError: something is not what the run began with.
     """
-    path = folder / FOLDER / _INPUTS
-    if not path.exists():
-        return
-    before = _read(path)
+    before = _read(folder / FOLDER / _INPUTS)
     for name in [*fingerprints, *(name for name in before if name not in fingerprints)]:
         if before.get(name) != fingerprints.get(name):
             raise InputError(

@@ -47,3 +47,16 @@ class StopRequest:
             os._exit(128 + number)
         self.signal = number
         print("\nstopping after this step; once more to end at once", file=sys.stderr, flush=True)
+
+
+class RunEnded(Exception):
+    """A run that ended before its end, through no fault of its own.
+
+    Args:
+        message: one line: what happened, and how to go on.
+        code: the process's exit code.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code

@@ -10,6 +10,7 @@ from bilevel.schedule.moves import Score as Score
 from bilevel.schedule.moves import Select as Select
 from bilevel.schedule.moves import Snapshot as Snapshot
 from bilevel.schedule.moves import Weigh as Weigh
+from bilevel.schedule.saving import CheckpointSaver as CheckpointSaver
 from bilevel.schedule.state import Context as Context
 from bilevel.schedule.state import Position as Position
 from bilevel.schedule.state import RunState as RunState

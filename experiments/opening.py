@@ -1,0 +1,73 @@
+"""A run's folder at the run's start: fresh, or that of a run that goes on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from bilevel.data import write_rejected
+from bilevel.runtime.config_file import write_config
+from bilevel.runtime.fingerprint import fingerprint_rows, fingerprint_tree
+from bilevel.runtime.run_facts import write_facts
+from bilevel.runtime.run_folder import create_run_folder, environment, write_environment
+from bilevel.runtime.run_record import check_inputs, has_begun, write_inputs
+from experiments.facts import run_facts
+from experiments.inputs import Inputs
+
+_KNOWN_AS = {
+    "pool": "the training rows (--train)",
+    "validation": "the trusted rows (--valid)",
+    "test": "the held-out rows (--test)",
+    "model": "the model (--model)",
+}
+
+
+def open_folder(experiment: str, config: Any, inputs: Inputs, methods: tuple[str, ...], main: str) -> Path:
+    """Makes the run folder and writes down what the run begins with; or checks that it goes on with the same.
+
+    Args:
+        experiment: the experiment's name.
+        config: its configuration.
+        inputs: rows, tokenizer and model.
+        methods: names of the methods, in the order in which they run.
+        main: the method whose weights, selection and model the folder keeps.
+
+    Raises:
+        InputError: the folder cannot be used, or rows or model are not those that its run began with.
+    """
+    fingerprints = {name: fingerprint_rows(rows) for name, rows in inputs.sets.encoded.items()}
+    fingerprints["model"] = fingerprint_tree((inputs.model.start, inputs.model.base))
+    folder = config.run.resume
+    if folder is not None and has_begun(folder):
+        check_inputs(folder, fingerprints, _KNOWN_AS)
+        _say_what_changed(folder)
+        return folder
+    if folder is None:
+        folder = create_run_folder("runs", experiment, config.preset, config.seed, config.run.run_dir)
+    write_config(folder, config, experiment)
+    write_environment(folder)
+    write_rejected(folder / "rejected.jsonl", inputs.sets.rejected)
+    write_facts(folder, run_facts(experiment, config, inputs, methods, main))
+    write_inputs(folder, fingerprints)
+    for notice in inputs.sets.notices:
+        print(f"note: {notice}", file=sys.stderr)
+    return folder
+
+
+def _say_what_changed(folder: Path) -> None:
+    """Says when a run goes on where its numbers may come out otherwise, in their last digits."""
+    before = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    now = environment()
+    was, is_ = (
+        {"jaxlib": found["packages"].get("jaxlib"), "devices": f"{found['devices']} x {found['device_kind']}"}
+        for found in (before, now)
+    )
+    for name in was:
+        if was[name] != is_[name]:
+            print(
+                f"note: the run began with {name} {was[name]}, and goes on with {is_[name]}: it will not be the same "
+                "to the last bit",
+                file=sys.stderr,
+            )
