@@ -9,13 +9,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from bilevel.errors import InputError
 from bilevel.runtime.stopping import RunEnded
 from bilevel.runtime.timing import Timings
 from bilevel.schedule import NonFiniteError
-from experiments.configuration import NothingToRun, parse
+from experiments.configuration import NothingToRun, parse, run_options
 from models.errors import ModelError
 
 Config = TypeVar("Config")
@@ -38,15 +38,16 @@ def run_command(
 
     Args:
         experiment: its module's name.
-        presets: configurations by name, the first one the default; flags change the chosen one's fields. They have
-            a field `run` of `RunOptions`.
+        presets: configurations by name, the first one the default; flags change the chosen one's fields. With a field
+            `run` of `RunOptions` the command takes `--config` and `--resume`.
         run: the experiment.
         arguments: command line, by default this process's.
     """
     try:
-        config: Any = parse(experiment, presets, list(sys.argv[1:] if arguments is None else arguments))
-        if config.run.resume is not None and _is_finished(config.run.resume):
-            print(f"{config.run.resume}: this run is finished; see {config.run.resume / 'report.html'}")
+        config = parse(experiment, presets, list(sys.argv[1:] if arguments is None else arguments))
+        options = run_options(config)
+        if options is not None and options.resume is not None and _is_finished(options.resume):
+            print(f"{options.resume}: this run is finished; see {options.resume / 'report.html'}")
             return 0
         with _sigterm_raises(), Timings():
             run(config)

@@ -14,6 +14,7 @@ import tyro
 
 from bilevel.errors import InputError
 from bilevel.runtime.config_file import FILE, plain_config, read_config
+from experiments.run_options import RunOptions
 
 Config = TypeVar("Config")
 
@@ -35,16 +36,18 @@ def parse(experiment: str, presets: Mapping[str, Config], arguments: Sequence[st
 
     Args:
         experiment: the experiment's name.
-        presets: configurations by name, the first one the default. They have a field `run` of `RunOptions`.
-        arguments: flags. With `--config FILE` they change what the file says instead of a preset; with `--resume
-            FOLDER` they must agree with what that run was told.
+        presets: configurations by name, the first one the default.
+        arguments: flags. Where configurations have a field `run` of `RunOptions`: with `--config FILE` they change
+            what the file says instead of a preset; with `--resume FOLDER` they must agree with what that run was told.
 
     Raises:
         InputError: a file or folder that cannot be used, or flags that contradict each other.
         NothingToRun: help was asked for, or the parser refused a flag.
     """
-    file, folder = _value_of("--config", arguments), _value_of("--resume", arguments)
     default: Any = _preset(presets, _value_of("--preset", arguments))
+    if run_options(default) is None:
+        return _parse_flags(experiment, default, arguments)
+    file, folder = _value_of("--config", arguments), _value_of("--resume", arguments)
     stored = None
     if folder is not None:
         default = stored = _read(_run_folder(Path(folder)), experiment, presets)
@@ -58,6 +61,12 @@ def parse(experiment: str, presets: Mapping[str, Config], arguments: Sequence[st
     where = _run_folder(Path(folder))
     _check_agreement(config, stored, where)
     return dataclasses.replace(config, run=dataclasses.replace(config.run, resume=where, run_dir=None))
+
+
+def run_options(config: Any) -> RunOptions | None:
+    """Returns the field `run` of a configuration, None where it has none."""
+    options = getattr(config, "run", None)
+    return options if isinstance(options, RunOptions) else None
 
 
 def _parse_flags(experiment: str, default: Config, arguments: Sequence[str]) -> Config:
