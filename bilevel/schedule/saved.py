@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 import jax
 import numpy as np
 
+from bilevel.core.solver import StepReport
 from bilevel.core.tree import PyTree
 from bilevel.errors import InputError
 from bilevel.schedule.driver import Schedule
@@ -37,16 +38,13 @@ def take_apart(state: RunState, start: RunState) -> tuple[dict[str, Any], dict[s
     """
     names = _Names(start)
     solver = None if state.solver is None else names.by_path(state.solver, "solver")
-    unlogged = None
-    if state.unlogged:
-        # Hundreds of small reports would be thousands of files: their arrays are stacked.
-        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(state.unlogged))
-        unlogged = names.by_path(stacked, "unlogged")
     notes = {
         "models": {name: names.nested(model, f"models/{name}") for name, model in state.models.items()},
         "solver": solver,
-        "unlogged": unlogged,
-        "unlogged_steps": len(state.unlogged),
+        "unlogged": [
+            {"steps": steps, "arrays": names.by_path(stacked, f"unlogged/{number}")}
+            for number, (steps, stacked) in enumerate(_stacked(state))
+        ],
         "sets": {name: names.of(ids, f"sets/{name}") for name, ids in state.sets.items()},
         "signals": {
             name: {"values": names.of(signal.values, f"signals/{name}"), "round": signal.round}
@@ -96,17 +94,46 @@ def put_together(
         position=position,
         upper_loss=notes["upper_loss"],
     )
-    if not notes["unlogged_steps"]:
-        return state
-    move = schedule[position.round][position.move]
+    return replace(state, unlogged=_unlogged(notes["unlogged"], found, state, schedule, context))
+
+
+def _stacked(state: RunState) -> list[tuple[list[int], PyTree]]:
+    """Reports of one structure as one report with a leading axis, with the numbers of their steps.
+
+    Hundreds of small reports would be thousands of small arrays. Steps that move other levels report other things.
+    """
+    groups: dict[Any, list[tuple[int, PyTree]]] = {}
+    first = state.step - len(state.unlogged) + 1
+    for number, report in enumerate(jax.device_get(state.unlogged), start=first):
+        groups.setdefault(jax.tree.structure(report), []).append((number, report))
+    return [
+        (
+            [number for number, _ in group],
+            jax.tree.map(lambda *leaves: np.stack(leaves), *(r for _, r in group)),
+        )
+        for group in groups.values()
+    ]
+
+
+def _unlogged(
+    groups: Sequence[Mapping[str, Any]],
+    found: Mapping[str, Any],
+    state: RunState,
+    schedule: Schedule,
+    context: Context,
+) -> tuple[StepReport, ...]:
+    if not groups:
+        return ()
+    move = schedule[state.position.round][state.position.move]
     if not isinstance(move, Train):
         raise _other_version("unlogged")
-    stacked = _by_path(notes["unlogged"], found, move.seen_by(solver, state, context), "unlogged")
-    reports = tuple(
-        jax.tree.map(lambda leaf, step=step: np.asarray(leaf[step]), stacked)
-        for step in range(notes["unlogged_steps"])
-    )
-    return replace(state, unlogged=reports)
+    reports: dict[int, StepReport] = {}
+    for place, group in enumerate(groups):
+        like = move.seen_at(group["steps"][0], state.solver, state, context)
+        stacked = _by_path(group["arrays"], found, like, f"unlogged/{place}")
+        for line, number in enumerate(group["steps"]):
+            reports[number] = jax.tree.map(lambda leaf, line=line: np.asarray(leaf[line]), stacked)
+    return tuple(reports[number] for number in sorted(reports))
 
 
 class _Names:

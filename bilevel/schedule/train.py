@@ -91,7 +91,7 @@ class Train(Move):
                     solver_state,
                     lower_batches(number - 1),
                     upper_batches(number - 1),
-                    updates=self.updates if number % self.outer_every == 0 else ("inner",),
+                    updates=self._updates_at(number),
                 )
                 seen.append(report)
                 logs = number % context.log_every == 0 or last
@@ -121,11 +121,14 @@ class Train(Move):
         model = models["base" if self.start == "base" else "current"]
         return jax.eval_shape(self.solver.init, jax.random.key(0), model)
 
-    def seen_by(self, solver: PyTree, state: RunState, context: Context) -> PyTree:
-        """Returns the shapes of what one step from a solver's state reports; nothing runs."""
+    def seen_at(self, number: int, solver: PyTree, state: RunState, context: Context) -> PyTree:
+        """Returns the shapes of what the step of this number reports, given those of the solver's state."""
         lower_batches, upper_batches = self._batches(state, context)
-        step = partial(self.solver.step, updates=self.updates)
+        step = partial(self.solver.step, updates=self._updates_at(number))
         return jax.eval_shape(step, solver, lower_batches(0), upper_batches(0))[1]
+
+    def _updates_at(self, number: int) -> tuple[Level, ...]:
+        return self.updates if number % self.outer_every == 0 else ("inner",)
 
     def _batches(self, state: RunState, context: Context) -> tuple[LowerBatches, UpperBatches]:
         pool, trusted = context.data[self.over], context.data[self.upper]
