@@ -1,16 +1,18 @@
-"""Plain text from files: documents to learn from, and passages of which only the last word counts."""
+"""Plain text: documents to learn from, and passages of which only the last word counts."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from bilevel.data.files import ReadRows
+from bilevel.data.forms import FORMS, row_of
 from bilevel.data.rows import Rejected, Row
+from bilevel.data.sources import open_source
 from bilevel.errors import InputError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -19,48 +21,50 @@ SOURCE = "source"
 
 Separator = Literal["auto", "blank", "endoftext"]
 _BREAKS = {"blank": re.compile(r"\n[^\S\n]*\n"), "endoftext": re.compile(re.escape(END_OF_TEXT))}
+_TEXT_FILES = (".txt", ".text")
 _LAST_WORD = re.compile(r"(?s)(.*\S)\s+([^\W_](?:\S*\w)?)\W*")
 
 
-def read_documents(path: str | os.PathLike[str], separator: Separator = "auto") -> ReadRows:
-    """Documents of a text file, or of JSON lines with a column `text`, told apart by content.
+def read_documents(source: str | os.PathLike[str], separator: Separator = "auto") -> ReadRows:
+    """Documents of a text file, or of rows with a column `text`.
 
-    In a text file documents stand apart by <|endoftext|> or by blank lines; `auto` takes the former where the file
-    holds it. A document is a row without instruction whose `output` is its text, without outer blanks. Its
-    column `source` is the file's name without its ending, or the column of that name in JSON lines.
+    In a text file (`.txt`, `.text`) documents stand apart by <|endoftext|> or by blank lines; `auto` takes the former
+    where the file holds it. Everything that `read_rows` reads may hold documents in its column `text`. A document is a
+    row of the form "text" without instruction, whose `output` is its text without outer blanks; its column `source`
+    is the one that it has, or else the name of its file.
 
     Args:
-        path: a UTF-8 file, with or without a byte order mark.
+        source: a UTF-8 file, or a folder or name as in `open_source`.
         separator: what stands between the documents of a text file.
 
     Returns:
-        The documents, with ids `file:line` (the line that a document begins in, from 1), and of JSON lines those
-        without text as rejected.
+        The documents, with ids `file:line` in text files (the line that a document begins in, from 1) and as
+        `read_rows` gives them elsewhere; rows without text as rejected.
 
     Raises:
-        InputError: no such file, no text, no UTF-8, broken JSON, or a column `text` that is missing or holds no text.
+        InputError: no such file, no text, no UTF-8, broken rows, or no column `text`.
     """
-    path = Path(path)
+    path = Path(source)
+    if path.suffix.lower() not in _TEXT_FILES:
+        return _read_rows(source, ("text",))
     text = _text(path)
-    if text.lstrip().startswith("{"):
-        return _read_json_lines(path, text, (("text",),))
     if separator == "auto":
         separator = "endoftext" if END_OF_TEXT in text else "blank"
     rows = tuple(
-        Row(f"{path.name}:{line}", "", "", document, extra={SOURCE: path.stem})
+        Row(f"{path.name}:{line}", "", "", document, extra={SOURCE: path.stem}, form="text")
         for line, document in _split(text, _BREAKS[separator])
     )
-    return ReadRows(rows, ())
+    return ReadRows(rows, (), (f"{path.name}: {len(rows)} documents",))
 
 
-def read_passages(path: str | os.PathLike[str], separator: Separator = "auto") -> ReadRows:
+def read_passages(source: str | os.PathLike[str], separator: Separator = "auto") -> ReadRows:
     """Passages whose last word is to be told: rows with the passage as instruction and the word as output.
 
-    They come from JSON lines with the columns `context` and `continuation` (LAMBADA's), or from whatever
-    `read_documents` reads: then a document's last word is cut off, with the punctuation after it left out.
+    They come from rows with the columns `context` and `continuation` (LAMBADA's), or from whatever `read_documents`
+    reads: then a document's last word is cut off, with the punctuation after it left out.
 
     Args:
-        path: a UTF-8 file.
+        source: as in `read_documents`.
         separator: as in `read_documents`.
 
     Returns:
@@ -69,20 +73,18 @@ def read_passages(path: str | os.PathLike[str], separator: Separator = "auto") -
     Raises:
         InputError: as `read_documents` does.
     """
-    path = Path(path)
-    text = _text(path)
-    if text.lstrip().startswith("{"):
-        found = _read_json_lines(path, text, (("context", "continuation"), ("text",)))
+    if Path(source).suffix.lower() in _TEXT_FILES:
+        found = read_documents(source, separator)
     else:
-        found = read_documents(path, separator)
+        found = _read_rows(source, ("passage", "text"))
     rows, rejected = [], list(found.rejected)
     for row in found.rows:
-        passage = row if row.instruction else _without_last_word(row)
+        passage = row if row.form == "passage" else _without_last_word(row)
         if isinstance(passage, Row):
             rows.append(passage)
         else:
             rejected.append(passage)
-    return ReadRows(tuple(rows), tuple(rejected))
+    return ReadRows(tuple(rows), tuple(rejected), found.notices)
 
 
 def source_of(row: Row) -> str:
@@ -95,7 +97,7 @@ def source_of(row: Row) -> str:
 
 def _text(path: Path) -> str:
     if path.is_dir():
-        raise InputError(f"{path}: this is a folder; name a text or JSON-lines file inside it")
+        raise InputError(f"{path}: this is a folder; name a text file inside it")
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:
@@ -122,52 +124,41 @@ def _split(text: str, separator: re.Pattern[str]) -> Iterator[tuple[int, str]]:
         start = after
 
 
-def _read_json_lines(path: Path, text: str, forms: tuple[tuple[str, ...], ...]) -> ReadRows:
+def _read_rows(source: str | os.PathLike[str], forms: Sequence[str]) -> ReadRows:
+    """Rows in the first of these forms whose columns the first row has."""
+    opened = open_source(source)
     rows, rejected = [], []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        place = f"{path}:{number}"
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{place}: broken JSON ({error}); write one JSON object a line") from error
-        columns = next(
-            (form for form in forms if isinstance(record, dict) and set(form) <= set(record)), None
-        )
-        if columns is None:
-            wanted = " or ".join(" and ".join(map(repr, form)) for form in forms)
-            there = ", ".join(map(repr, record)) if isinstance(record, dict) else type(record).__name__
-            raise InputError(f"{place}: no column {wanted} (there: {there}); rename yours")
-        row = _row(path, number, columns, record)
-        empty = [name for name, value in zip(columns, _texts(row, columns), strict=True) if not value.strip()]
-        if empty:
-            rejected.append(Rejected(row, f"empty {empty[0]}", f"write the {empty[0]} or remove the row"))
+    form = ""
+    for number, record in opened.records:
+        place = f"{opened.place}:{number}"
+        if not form:
+            columns = set(record) if isinstance(record, dict) else set()
+            fitting = [name for name in forms if set(FORMS[name].needed) <= columns]
+            if not fitting:
+                wanted = " or ".join(" and ".join(map(repr, FORMS[name].needed)) for name in forms)
+                there = ", ".join(map(repr, columns)) or "none"
+                raise InputError(
+                    f"{place}: no column {wanted} (there: {there}); rename yours, or name a .txt file"
+                )
+            form = fitting[0]
+        row = row_of(place, f"{opened.name}:{number}", form, record)
+        if isinstance(row, Rejected):
+            rejected.append(row)
         else:
-            rows.append(row)
-    return ReadRows(tuple(rows), tuple(rejected))
-
-
-def _row(path: Path, number: int, columns: Sequence[str], record: dict[str, Any]) -> Row:
-    for name in columns:
-        if not isinstance(record[name], str | None):
-            kind = type(record[name]).__name__
-            raise InputError(
-                f"{path}:{number}: column {name!r} must be text, this is {kind}; write it as a JSON string"
-            )
-    extra = {name: value for name, value in record.items() if name not in columns}
-    extra.setdefault(SOURCE, path.stem)
-    texts = [(record[name] or "").strip() for name in columns]
-    prompt = texts[0] if len(texts) > 1 else ""
-    return Row(f"{path.name}:{number}", prompt, "", texts[-1], extra=extra)
-
-
-def _texts(row: Row, columns: Sequence[str]) -> tuple[str, ...]:
-    return (row.instruction, row.output) if len(columns) > 1 else (row.output,)
+            extra = {SOURCE: Path(opened.name).stem, **row.extra}
+            prompt, text = row.instruction.strip(), row.output.strip()
+            rows.append(replace(row, instruction=prompt, output=text, extra=extra))
+    if not form:
+        raise InputError(f"{opened.place}: no rows inside; write at least one")
+    return ReadRows(
+        tuple(rows),
+        tuple(rejected),
+        (f"{opened.name}: {len(rows) + len(rejected)} rows, {FORMS[form].title}",),
+    )
 
 
 def _without_last_word(row: Row) -> Row | Rejected:
     match = _LAST_WORD.fullmatch(row.output)
     if match is None:
         return Rejected(row, "no last word", "write a passage of two words or more, or remove it")
-    return Row(row.id, match[1], "", match[2], row.labels, row.extra)
+    return replace(row, instruction=match[1], output=match[2], form="passage")

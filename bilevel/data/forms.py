@@ -7,6 +7,8 @@
 | Alpaca | `instruction`, `output`, optional `input` |
 | Dolly | `instruction`, `response`, optional `context` |
 | pairs | `prompt` or `question`, and `completion`, `response` or `answer` |
+| plain text | `text` (asked for by name, see `bilevel.data.documents`) |
+| passages | `context`, `continuation` (asked for by name) |
 
 A file's form is that of its first row, and all its rows have it. Where the columns of several forms are there, the
 first in the table is taken: a conversation holds more than its prompt. `messages` with ShareGPT's keys, and
@@ -80,6 +82,35 @@ class Pair:
         return texts if says_system(row) else {"system": row.system, **texts}
 
 
+@dataclass(frozen=True)
+class Plain:
+    """One column of text, all of which is learned."""
+
+    title: str = "plain text"
+    column: str = "text"
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Columns that every row has."""
+        return (self.column,)
+
+    columns = needed
+
+    def read(self, place: str, record: Mapping[str, Any]) -> tuple[Texts, Problem | None]:
+        """What a record says, and why it cannot be used if so.
+
+        Raises:
+            InputError: a column that is not text.
+        """
+        text = text_cell(place, self.column, record[self.column])
+        problem = None if text.strip() else Problem("empty text", "write the text or remove the row")
+        return Texts("", "", text), problem
+
+    def record(self, row: Row) -> dict[str, Any]:
+        """The columns of a row."""
+        return {self.column: row.output}
+
+
 CONVERSATIONS = {
     "messages": Conversation("chat messages", "messages", "role", "content"),
     "messages from": Conversation(
@@ -101,8 +132,14 @@ PAIRS = {
     },
 }
 
-FORMS: dict[str, Pair | Conversation] = {**CONVERSATIONS, **PAIRS}
-"""Known forms by name; those in front are taken before the others."""
+_RECOGNISED: dict[str, Pair | Conversation] = {**CONVERSATIONS, **PAIRS}
+
+FORMS: dict[str, Pair | Conversation | Plain] = {
+    **_RECOGNISED,
+    "text": Plain(),
+    "passage": Pair("passages", "context", "continuation"),
+}
+"""Known forms by name; those in front are taken before the others, the last two only where they are asked for."""
 
 _KNOWN = (
     "messages, conversations, instruction/output (input), instruction/response (context), or prompt or question "
@@ -131,7 +168,7 @@ def recognise(place: str, record: Any) -> tuple[str, tuple[str, ...]]:
             fitting.insert(0, max(same, key=lambda name: CONVERSATIONS[name].keys_in(record)))
     if fitting:
         return fitting[0], tuple(fitting[1:])
-    nearest = max(FORMS.values(), key=lambda form: len(set(form.needed) & set(record)))
+    nearest = max(_RECOGNISED.values(), key=lambda form: len(set(form.needed) & set(record)))
     missing = [name for name in nearest.needed if name not in record]
     there = ", ".join(map(repr, record)) or "none"
     if len(missing) == len(nearest.needed):
@@ -198,7 +235,7 @@ def _check_mapping(place: str, record: Any) -> None:
         )
 
 
-def _missing(place: str, column: str, form: Pair | Conversation, record: Mapping[str, Any]) -> str:
+def _missing(place: str, column: str, form: Pair | Conversation | Plain, record: Mapping[str, Any]) -> str:
     there = ", ".join(map(repr, record)) or "none"
     message = f"{place}: column {column!r} is missing (there: {there})"
     other = [other.title for other in FORMS.values() if set(other.needed) <= set(record)]

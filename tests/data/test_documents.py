@@ -16,6 +16,7 @@ from bilevel.data import (
     read_passages,
     source_of,
     train_tokenizer,
+    write_rows,
 )
 from bilevel.data.rows import Row
 from bilevel.errors import InputError
@@ -69,6 +70,15 @@ def test_json_lines_with_text_and_source(write):
     assert [(item.id, item.reason) for item in found.rejected] == [("web.jsonl:3", "empty text")]
 
 
+def test_documents_are_written_in_the_form_they_came_in(write, tmp_path):
+    found = read_documents(write("web.jsonl", '{"text": "First.", "n": 3}\n{"text": "Last.", "n": 4}'))
+    write_rows(tmp_path / "kept.jsonl", found.rows[1:], score=[0.5])
+    lines = [json.loads(line) for line in (tmp_path / "kept.jsonl").read_text().splitlines()]
+    assert lines == [{"id": "web.jsonl:2", "text": "Last.", "source": "web", "n": 4, "score": 0.5}]
+    (again,) = read_documents(tmp_path / "kept.jsonl").rows
+    assert (again.output, again.extra["score"]) == ("Last.", 0.5)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
@@ -76,6 +86,7 @@ def test_json_lines_with_text_and_source(write):
         ("a.txt", b"one\ntwo \xff", "a.txt:2: not UTF-8"),
         ("a.jsonl", '{"text": "x"}\n{"text"\n', "a.jsonl:2: broken JSON"),
         ("a.jsonl", '{"body": "x"}', "no column 'text' (there: 'body')"),
+        ("a.jsonl", "[]", "no rows inside"),
         ("a.jsonl", '{"text": 3}', "must be text, this is int"),
     ],
 )
@@ -121,7 +132,7 @@ def test_passages_are_read_from_columns_and_from_running_text(write):
     assert [(row.id, row.instruction, row.output) for row in found.rows] == [
         ("p.jsonl:1", "He called her,", "Shane")
     ]
-    assert [item.reason for item in found.rejected] == ["empty continuation"]
+    assert [item.reason for item in found.rejected] == ["empty response"]
     cut = read_passages(write("p.txt", "She said:\n\"It isn't a well-known cat's.\"\n\nHello!\n\nTwo\nwords"))
     assert [(row.id, row.instruction, row.output) for row in cut.rows] == [
         ("p.txt:1", "She said:\n\"It isn't a well-known", "cat's"),
