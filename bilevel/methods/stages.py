@@ -1,0 +1,126 @@
+"""What is done at the end of each stage of a method that trains a weight network in stages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from bilevel.core import RowProblem, population
+from bilevel.data import Tokenizer
+from bilevel.errors import InputError
+from bilevel.methods.dwm import DWMSettings
+from bilevel.runtime.snapshots import SnapshotInfo, tokenizer_fingerprint
+from bilevel.schedule import Move, Schedule, Score, Train, Weigh
+from bilevel.schedule.preferences import MeasurePreferences, MeasureTokens
+from bilevel.schedule.snapshots import WriteSnapshot
+from bilevel.weighting.network_description import NetworkDescription
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a run's snapshots say of themselves.
+
+    Attributes:
+        network: the network.
+        tokenizer: whose tokens it reads.
+        template: wording around the rows; "" for plain text.
+        max_length: most tokens of a row.
+        batch_rows: rows of a training batch.
+        trained_on: what the run is about, plain values.
+    """
+
+    network: NetworkDescription
+    tokenizer: Tokenizer
+    template: str
+    max_length: int
+    batch_rows: int
+    trained_on: Mapping[str, Any] = field(default_factory=dict)
+
+
+def describe(settings: DWMSettings) -> NetworkDescription:
+    """Returns the network that DWM's settings make."""
+    return NetworkDescription(
+        settings.network,
+        settings.encoder,
+        settings.form,
+        settings.temperature,
+        settings.floor,
+        settings.scope,
+    )
+
+
+def watched(
+    problem: RowProblem, schedule: Schedule, origin: Origin, warmup_stages: int = 0, alarm: float = 0.1
+) -> Schedule:
+    """Returns a schedule of stages that ends each of them with a snapshot and a look at what the weights prefer.
+
+    Every stage keeps the losses of all rows (`loss_1`, `loss_2`, ...) and from the first weighted one on their weights
+    (`weight_2`, ...), as columns of the run's table of rows.
+
+    Args:
+        problem: the problem that the schedule's solver was made for, its weighting that of the network.
+        schedule: one round a stage.
+        origin: what the snapshots say of themselves.
+        warmup_stages: first stages, whose weights are uniform and prefer nothing.
+        alarm: effective sample size, as a share of the rows, below which weights count as collapsed.
+    """
+    vocab_size = len(origin.tokenizer.get_vocab())
+    alone = not origin.network.scorer(vocab_size).joint
+    info = SnapshotInfo(
+        origin.network,
+        vocab_size,
+        tokenizer_fingerprint(origin.tokenizer),
+        origin.template,
+        origin.max_length,
+        origin.batch_rows,
+        stages=len(schedule),
+        trained_on=origin.trained_on,
+    )
+    rounds: list[tuple[Move, ...]] = []
+    for stage, moves in enumerate(schedule, start=1):
+        loss, weight = f"loss_{stage}", f"weight_{stage}"
+        ends: list[Move] = [WriteSnapshot(replace(info, stage=stage), origin.tokenizer), Score(loss)]
+        if stage > warmup_stages:
+            ends.append(Weigh(problem.weighting, into=weight, as_one_batch=alone))
+            ends.append(MeasurePreferences(stage, weight, loss, f"loss_{stage - 1}", alarm=alarm))
+        rounds.append((*moves, *ends))
+    rounds[0] = (MeasureTokens(), Score("loss_0"), *rounds[0])
+    return tuple(rounds)
+
+
+def taught_by_population(schedule: Schedule, members: int, reset_every: int = 0) -> Schedule:
+    """Returns a schedule whose network learns from several inner models at once, as DataRater's does.
+
+    The moves that train the network alone take a `population` of their solver, each member with its own lower
+    batches; the moves that train the model go on as they are, beside it.
+
+    Args:
+        schedule: rounds whose `Train` moves share one solver.
+        members: inner models.
+        reset_every: steps of the network after which a member begins anew, one member after another; 0 for never.
+
+    Raises:
+        InputError: a move trains model and network in the same steps, or a number is out of range.
+    """
+    solvers = {id(m.solver): m.solver for moves in schedule for m in moves if isinstance(m, Train)}
+    (solver,) = solvers.values()
+    try:
+        taught = population(solver, members, reset_every)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+    def changed(move: Move) -> Move:
+        if not isinstance(move, Train):
+            return move
+        if "outer" not in move.updates:
+            return replace(move, solver=taught)
+        if "inner" in move.updates:
+            raise InputError(
+                "a population trains its own models: the network's steps must be virtual for the run's model"
+            )
+        return replace(
+            move, solver=taught, plan=replace(move.plan, lower_steps=members * move.plan.lower_steps)
+        )
+
+    return tuple(tuple(changed(move) for move in moves) for moves in schedule)
