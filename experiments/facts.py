@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from bilevel.data import Row, get_template
 from bilevel.runtime.run_facts import RunFacts, SetFacts
 from experiments.inputs import Inputs
 
@@ -26,12 +27,15 @@ def run_facts(experiment: str, config: Any, inputs: Inputs, methods: tuple[str, 
     for name, rows in inputs.sets.encoded.items():
         file = getattr(config.data, _FLAGS.get(name, name), None)
         sets[name] = SetFacts("embedded corpus" if file is None else str(file), len(rows))
+    trained = sum(leaf.size for leaf in jax.tree.leaves(inputs.params))
     return RunFacts(
         experiment=experiment,
         methods=methods,
         main=main,
         sets=sets,
         model="" if config.model.model is None else str(config.model.model),
-        parameters=sum(leaf.size for leaf in jax.tree.leaves(inputs.params)),
+        parameters=trained + sum(leaf.size for leaf in jax.tree.leaves(inputs.model.base)),
+        trained=trained,
+        prompt=get_template(config.data.template).prompt(Row("", "{instruction}", "{input}", "")),
         notices=inputs.sets.notices,
     )

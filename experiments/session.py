@@ -17,6 +17,7 @@ from bilevel.runtime.devices import AXIS, data_mesh
 from bilevel.runtime.disk import naming_a_full_disk
 from bilevel.runtime.metrics import FILE as METRICS
 from bilevel.runtime.metrics import MetricsWriter
+from bilevel.runtime.model_card import write_model_card
 from bilevel.runtime.progress import Progress
 from bilevel.runtime.report import write_report
 from bilevel.runtime.results import summarise, write_row_results
@@ -94,6 +95,7 @@ def run_methods(
             },
         )
         write_timings(folder)
+        write_model_card(folder)
         report = write_report(folder)
     print(format_table(results))
     print(f"report: {report}")
@@ -171,6 +173,7 @@ class _Session:
                 with naming_a_full_disk(self.folder / "model"):
                     model, tokenizer = self.inputs.model, self.inputs.tokenizer
                     model.write(self.folder / "model", state.models["current"], tokenizer)
+                    write_model_card(self.folder)
         return summarise(state.results.get("test"), signals.get("weight"), pool, name == self.main)
 
 

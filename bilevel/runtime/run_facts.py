@@ -34,7 +34,10 @@ class RunFacts:
         main: the method whose weights, selection and model the folder keeps.
         sets: sets of rows by name (`pool`, `validation`, `test`).
         model: folder or hub name that the model was read from, "" for random weights.
-        parameters: how many numbers the model has.
+        parameters: how many numbers the model has, those of an adapter and of its base together.
+        trained: how many of them are trained.
+        prompt: how a prompt is worded, with `{instruction}` and `{input}` for a row's texts; "" where the tokenizer's
+            chat template words it.
         notices: lines for the user about what was left out, cut, shared or recognised.
     """
 
@@ -44,6 +47,8 @@ class RunFacts:
     sets: Mapping[str, SetFacts] = field(default_factory=dict)
     model: str = ""
     parameters: int = 0
+    trained: int = 0
+    prompt: str = ""
     notices: Sequence[str] = ()
 
 

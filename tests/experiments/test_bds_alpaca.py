@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 
+import datasets
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
+from transformers import AutoTokenizer
 
 import models
 from bilevel.data import read_rows
@@ -13,6 +16,7 @@ from bilevel.data.corpus import make_corpus
 from bilevel.data.files import write_rows
 from bilevel.runtime.config_file import read_config
 from bilevel.runtime.metrics import read_metrics
+from bilevel.runtime.timing import read_timings
 from bilevel.runtime.weights import read_weights
 from experiments.bds_alpaca import BDSAlpaca, main
 from models.folder import read_folder, write_folder
@@ -95,9 +99,34 @@ def test_the_model_folder_holds_the_trained_model_and_its_tokenizer(embedded):
     assert np.all(np.isfinite(params["embedding"]["table"]))
 
 
+def test_the_model_has_a_card_and_a_tokenizer_that_transformers_loads(embedded):
+    found = ModelCard.load(embedded / "model" / "README.md")
+    assert found.data.library_name == "transformers"
+    assert "by BDS on 48 rows in 6 steps" in found.text
+    assert "| clean only (oracle) |" in found.text
+    assert AutoTokenizer.from_pretrained(embedded / "model").eos_token_id is not None
+
+
+def test_weights_and_selected_rows_load_in_datasets(embedded, tmp_path):
+    for kind, name, count in (("parquet", "weights.parquet", 48), ("json", "selected.jsonl", 24)):
+        path = str(embedded / name)
+        rows = datasets.load_dataset(kind, data_files=path, split="train", cache_dir=str(tmp_path / "cache"))
+        assert len(rows) == count
+        assert rows[0]["id"].startswith("corpus-train:")
+
+
+def test_the_run_says_how_long_each_part_took(embedded):
+    (parts,) = read_timings(embedded)
+    names = [part.name for part in parts]
+    assert {"reading rows", "encoding rows", "BDS: train", "uniform SFT: evaluate", "other"} <= set(names)
+    train = next(part for part in parts if part.name == "BDS: train")
+    assert train.seconds > train.compiling > 0
+    assert "BDS: train" in (embedded / "report.html").read_text()
+
+
 def test_the_report_stands_alone_and_shows_rows(embedded):
     page = (embedded / "report.html").read_text()
-    assert page.count("<svg") >= 3
+    assert page.count('<svg role="img"') >= 6
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "src=" not in page
     heaviest = read_rows(embedded / "selected.jsonl").rows[0]

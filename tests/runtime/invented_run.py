@@ -105,7 +105,10 @@ def invent_run(
     write_config(folder, Settings(train=Path("data/rows.jsonl"), steps=steps, seed=seed))
     sets = {"pool": SetFacts("data/rows.jsonl", len(rows)), "validation": SetFacts("trusted.jsonl", 32)}
     write_facts(
-        folder, RunFacts("bds_alpaca", methods, methods[0], sets, "", 48224, ["pool: 3 of 9 rows were cut"])
+        folder,
+        RunFacts(
+            "bds_alpaca", methods, methods[0], sets, parameters=48224, notices=["pool: 3 of 9 rows were cut"]
+        ),
     )
     write_environment(folder)
     with MetricsWriter(folder, events=False) as metrics:

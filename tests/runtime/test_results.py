@@ -77,7 +77,9 @@ def test_of_many_rows_few_are_extreme_and_of_equal_ones_none(tmp_path: Path) -> 
 
 def test_facts_come_back(tmp_path: Path) -> None:
     assert read_facts(tmp_path) == RunFacts()
-    facts = RunFacts("e", ["bds"], "bds", {"pool": SetFacts("rows.jsonl", 3)}, "owner/name", 12, ["said ü"])
+    facts = RunFacts(
+        "e", ["bds"], "bds", {"pool": SetFacts("rows.jsonl", 3)}, "owner/name", 12, notices=["said ü"]
+    )
     write_facts(tmp_path, facts)
     assert read_facts(tmp_path) == facts
 

@@ -56,7 +56,8 @@ def facts_line(run: RunFiles) -> list[str]:
     elif "pool" in run.facts.sets:
         facts.append(f"{run.facts.sets['pool'].rows:,} rows")
     if run.facts.parameters:
-        facts.append(f"{run.facts.parameters:,} parameters")
+        trained = f"{run.facts.trained:,} of " if 0 < run.facts.trained < run.facts.parameters else ""
+        facts.append(f"{trained}{run.facts.parameters:,} parameters")
     if kind := run.environment.get("device_kind"):
         facts.append(f"{run.environment['devices']} × {kind}")
     return facts

@@ -5,14 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from bilevel.data.rows import LABELS as ROW_LABELS
-from bilevel.runtime.report.row_groups import RowGroup, group_rows
+from bilevel.runtime.report.label_table import LABELS, LONGEST_LABEL, LOSSES, label_groups, label_table
 from bilevel.runtime.report.row_text import row_texts, short
 from bilevel.runtime.report.weight_pictures import weight_distribution, weights_and_losses
-
-LONGEST_LABEL = 60
-LABELS = ("fault", "hard", "duplicate")
-LOSSES = {"loss_start": "loss, start", "loss_end": "loss, end"}
 
 
 def weights_section(
@@ -41,55 +36,21 @@ def weights_section(
     weights = columns["weight"].astype(np.float64)
     mean = weights.mean() if weights.mean() > 0 else 1.0
     relative = weights / mean
-    groups = group_rows({name: columns[name].tolist() for name in LABELS if name in columns}, len(relative))
+    groups = label_groups(columns)
     losses = columns.get("loss_end")
     pictures = [
         weight_distribution(relative, groups),
         None if losses is None else weights_and_losses(relative, losses, groups),
     ]
-    measured = [*(name for name in LOSSES if name in columns), *_signals(columns)]
-    headings = ["rows", "share of rows", "share of weight", "median weight"]
-    headings += [
-        {"loss_start": "loss, start", "loss_end": "loss, end"}.get(name, name.replace("_", " "))
-        for name in measured
-    ]
+    headings, lines = label_table(columns, groups)
     return {
         "pictures": [picture for picture in pictures if picture is not None],
-        "groups": _group_table(columns, relative, groups, measured),
+        "groups": lines,
         "headings": headings,
         "heaviest": [_card(line, mean) for line in extremes if line.get("end") == "heaviest"],
         "lightest": [_card(line, mean) for line in extremes if line.get("end") == "lightest"],
         "all_equal": bool(np.ptp(relative) == 0),
     }
-
-
-def _signals(columns: Mapping[str, np.ndarray]) -> list[str]:
-    """Further columns of numbers: what a method measured about each row."""
-    known = {"id", "weight", *LOSSES, *ROW_LABELS}
-    return [name for name, values in columns.items() if name not in known and values.dtype.kind in "fiu"]
-
-
-def _group_table(
-    columns: Mapping[str, np.ndarray],
-    relative: np.ndarray,
-    groups: Sequence[RowGroup],
-    measured: Sequence[str],
-) -> list[list[str]]:
-    def mean(name: str, group: RowGroup) -> str:
-        values = columns[name][group.positions]
-        known = values[~np.isnan(values)]
-        return f"{known.mean():.3f}" if len(known) else "–"
-
-    return [
-        [
-            short(group.name, LONGEST_LABEL),
-            f"{len(group.positions) / len(relative):.1%}",
-            f"{relative[group.positions].sum() / relative.sum():.1%}" if relative.sum() else "–",
-            f"{np.median(relative[group.positions]):.3g}",
-            *(mean(name, group) for name in measured),
-        ]
-        for group in groups
-    ]
 
 
 def _card(line: Mapping[str, Any], mean: float) -> dict[str, Any]:
