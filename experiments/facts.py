@@ -6,7 +6,8 @@ from typing import Any
 
 import jax
 
-from bilevel.data import Row, get_template
+from bilevel.data import Row, choose_template
+from bilevel.data.templates import Template
 from bilevel.runtime.run_facts import RunFacts, SetFacts
 from experiments.inputs import Inputs
 
@@ -36,6 +37,12 @@ def run_facts(experiment: str, config: Any, inputs: Inputs, methods: tuple[str, 
         model="" if config.model.model is None else str(config.model.model),
         parameters=trained + sum(leaf.size for leaf in jax.tree.leaves(inputs.model.base)),
         trained=trained,
-        prompt=get_template(config.data.template).prompt(Row("", "{instruction}", "{input}", "")),
+        prompt=_prompt(config.data.template, inputs),
         notices=inputs.sets.notices,
     )
+
+
+def _prompt(name: str, inputs: Inputs) -> str:
+    """How prompts are worded, "" where the tokenizer's chat template words them."""
+    template, _ = choose_template(name, inputs.sets.encoded["pool"].rows, inputs.tokenizer)
+    return template.prompt(Row("", "{instruction}", "{input}", "")) if isinstance(template, Template) else ""

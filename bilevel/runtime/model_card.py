@@ -26,7 +26,7 @@ ROLES = {
 }
 LOCAL_SETTINGS = ("run_dir", "resume", "config", "wandb")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-_FILES = frozenset({".json", ".jsonl", ".parquet", ".txt"})
+_FILES = frozenset({".json", ".jsonl", ".parquet", ".csv", ".tsv", ".txt", ".gz"})
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~$])")
 
 
@@ -210,8 +210,9 @@ def _license(model: str) -> str:
 
 def _hub_name(source: str) -> str | None:
     """A name on the hub; None for local files and folders."""
-    local = Path(source).exists() or Path(source).suffix in _FILES
-    return source if _HUB_NAME.fullmatch(source) and not local else None
+    name = source.partition(":")[0]
+    local = Path(name).exists() or Path(name).suffix in _FILES
+    return name if _HUB_NAME.fullmatch(name) and not local else None
 
 
 def _public(text: str) -> str:

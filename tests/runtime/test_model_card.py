@@ -59,7 +59,7 @@ def test_the_card_says_what_was_trained_on_what_with_which_weights(run: Path) ->
 
 def test_names_on_the_hub_stand_in_the_header_and_local_ones_do_not(run: Path, tmp_path: Path) -> None:
     sets = {
-        "pool": SetFacts("tatsu-lab/alpaca", 100),
+        "pool": SetFacts("tatsu-lab/alpaca:train", 100),
         "validation": SetFacts(str(tmp_path / "rows.jsonl"), 3),
     }
     change_facts(run, model="meta-llama/Llama-3.2-1B", sets=sets)

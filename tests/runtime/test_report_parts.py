@@ -91,7 +91,31 @@ def test_unknown_measurements_are_shown_after_the_known_ones() -> None:
 
 
 def test_rows_of_every_form_have_texts() -> None:
-    chat = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
-    assert row_texts(chat) == [("messages", "user: Hi\nassistant: Hello")]
+    turns = [("user", "Hi"), ("assistant", "Hello"), ("user", "Bye"), ("assistant", "Ciao")]
+    chat = {"messages": [{"role": role, "content": content} for role, content in turns], "system": "Be kind."}
+    assert row_texts(chat) == [
+        ("system", "Be kind."),
+        ("question", "Hi"),
+        ("response", "Hello"),
+        ("instruction", "Bye"),
+        ("output", "Ciao"),
+    ]
+    pair = {"id": "r:1", "prompt": "Add.", "completion": "2", "weight": 1.5}
+    assert row_texts(pair) == [("instruction", "Add."), ("output", "2")]
     assert row_texts({"instruction": "Add.", "input": "", "output": None}) == [("instruction", "Add.")]
-    assert row_texts({"output": "x" * 20}, longest=10) == [("output", "xxxxxxxxxx … (20 characters)")]
+    cut = row_texts({"instruction": "Add.", "output": "x" * 20}, longest=10)
+    assert cut[1] == ("output", "xxxxxxxxxx … (20 characters)")
+
+
+def test_long_conversations_are_shown_from_their_end() -> None:
+    turns = [("user", "q"), ("assistant", "a")] * 8
+    found = row_texts({"messages": [{"role": role, "content": content} for role, content in turns]})
+    assert found[0] == ("", "… 3 earlier turns")
+    assert len(found) == 11
+
+
+def test_rows_of_a_broken_form_are_shown_as_they_are() -> None:
+    assert row_texts({"messages": [], "id": "r:1"}) == [("messages", "[]")]
+    assert row_texts({"messages": "text", "reason": "no turns"}) == [("messages", "text")]
+    assert row_texts({"output": "alone"}) == [("output", "alone")]
+    assert row_texts({"id": "r:1", "reason": "nothing"}) == []

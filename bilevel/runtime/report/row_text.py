@@ -4,19 +4,24 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-FIELDS = ("messages", "instruction", "input", "output")
+from bilevel.data.forms import FORMS, recognise, row_of
+from bilevel.data.rows import Rejected
+from bilevel.errors import InputError
+
 LONGEST_TEXT = 600
+SHOWN_TURNS = 4
+_COLUMNS = tuple(dict.fromkeys(column for form in FORMS.values() for column in form.columns))
 
 
 def row_texts(line: Mapping[str, Any], longest: int = LONGEST_TEXT) -> list[tuple[str, str]]:
-    """Returns (field, text) of a row's fields that hold something.
+    """Returns (field, text) of what a row says.
 
     Args:
-        line: a row as it stands in a file of the run.
+        line: a row as it stands in a file of the run, in whatever form it came.
         longest: characters of a field that are shown.
     """
-    found = [(field, _text(line.get(field))) for field in FIELDS]
-    return [(field, short(text, longest)) for field, text in found if text]
+    fields = _fields(line) or [(name, _plain(line[name])) for name in _COLUMNS if name in line]
+    return [(field, short(text, longest)) for field, text in fields if text.strip()]
 
 
 def short(text: str, longest: int) -> str:
@@ -26,12 +31,22 @@ def short(text: str, longest: int) -> str:
     return f"{text[:longest].rstrip()} … ({len(text):,} characters)"
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, list):
-        return "\n".join(
-            f"{turn.get('role', '?')}: {turn.get('content', '')}" if isinstance(turn, dict) else str(turn)
-            for turn in value
-        )
-    if value is None or isinstance(value, str):
-        return value or ""
-    return json.dumps(value, ensure_ascii=False)
+def _fields(line: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the row says in the order in which it is said; nothing where its form is broken."""
+    try:
+        found = row_of("", "", recognise("", line)[0], line)
+    except InputError:
+        return []
+    row = found.row if isinstance(found, Rejected) else found
+    fields = [("system", row.system)]
+    left_out = max(0, len(row.history) - SHOWN_TURNS)
+    if left_out:
+        fields.append(("", f"… {left_out} earlier turns"))
+    for question, response in row.history[left_out:]:
+        fields += [("question", question), ("response", response)]
+    fields += [("instruction", row.instruction), ("input", row.input), ("output", row.output)]
+    return fields if any(text.strip() for _, text in fields) else []
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
