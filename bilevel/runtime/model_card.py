@@ -24,7 +24,7 @@ ROLES = {
     "validation": "trusted rows, which the weights answer to",
     "test": "held out, for the results alone",
 }
-LOCAL_SETTINGS = ("run_dir", "resume", "config", "wandb")
+LOCAL_SETTINGS = ("run", "run_dir")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _FILES = frozenset({".json", ".jsonl", ".parquet", ".csv", ".tsv", ".txt", ".gz"})
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~$])")

@@ -15,8 +15,9 @@ from bilevel.runtime.report.page import flat
 from bilevel.runtime.report.run_files import RunFiles, read_run
 from bilevel.runtime.table import Column, method_title, result_columns
 
-NOT_COMPARED = frozenset({"seed", "run_dir", "resume", "config", "wandb"})
-"""Settings in which runs of one group may differ: they change no number, or are what is averaged over."""
+NOT_COMPARED = ("seed", "run_dir", "run.")
+"""Settings, or beginnings of them, in which runs of one group may differ: they change no number, or are what is
+averaged over."""
 NAMED_DIFFERENCES = 2
 LONGEST_NAME = 40
 
@@ -167,7 +168,11 @@ def compare(folders: Sequence[Path]) -> Comparison:
 
 def _settings(run: RunFiles) -> dict[str, str]:
     experiment = {"experiment": str(run.summary.get("experiment", ""))}
-    return experiment | {key: value for key, value in flat(run.config) if key not in NOT_COMPARED}
+    return experiment | {key: value for key, value in flat(run.config) if not _is_apart(key)}
+
+
+def _is_apart(key: str) -> bool:
+    return any(key.startswith(one) if one.endswith(".") else key == one for one in NOT_COMPARED)
 
 
 def _letter(number: int) -> str:
