@@ -15,6 +15,7 @@ from bilevel.core.estimators import EstimatorSettings as EstimatorSettings
 from bilevel.core.estimators import make_solver as make_solver
 from bilevel.core.findings import HypergradientCheck as HypergradientCheck
 from bilevel.core.hypergradient import implicit as implicit
+from bilevel.core.implicit_layer import implicit_layer as implicit_layer
 from bilevel.core.losses import Mean as Mean
 from bilevel.core.losses import Reduction as Reduction
 from bilevel.core.losses import RowLosses as RowLosses

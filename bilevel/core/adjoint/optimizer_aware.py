@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from bilevel.core.hypergradient import Adjoint, Direction, Levels, Point
-from bilevel.core.tree import PyTree, norm
-
-_TINY = 1e-12
+from bilevel.core.optimizer_step import differentiable_step, has_derivative, is_dead
+from bilevel.core.tree import PyTree
 
 
 def optimizer_aware() -> Adjoint:
@@ -20,10 +18,8 @@ def optimizer_aware() -> Adjoint:
     its present moments gives it: clipping, preconditioning, weight decay and schedules included, no formula an
     optimizer. Exact for one lower step; of several it differentiates the last.
 
-    Entries whose gradient is exactly zero (embeddings of tokens that the batch does not hold) are linearised a hair
-    away from zero, where Adam's square root has a derivative, and their cotangent is dropped: their gradient does
-    not depend on the weights, so nothing is lost, while one NaN there would spread over all entries through
-    clipping by the global norm.
+    Entries without a gradient (embeddings of tokens that the batch does not hold) are left out: their gradient does
+    not depend on the weights, and one NaN there would spread over all entries through clipping by the global norm.
 
     Raises:
         ValueError: when the optimizer has no derivative (sign-based updates such as lion).
@@ -34,7 +30,7 @@ def optimizer_aware() -> Adjoint:
     """
 
     def init(levels: Levels, inner: PyTree) -> tuple[()]:
-        if not _has_derivative(levels.optimizer, inner):
+        if not has_derivative(levels.optimizer, inner):
             raise ValueError(
                 "optimizer_aware: this inner optimizer's update does not depend smoothly on the gradient (sign-based, "
                 "like lion): use identity, or an optimizer with a derivative such as adamw or sgd"
@@ -42,34 +38,13 @@ def optimizer_aware() -> Adjoint:
         return ()
 
     def solve(levels: Levels, point: Point, upper_gradient: PyTree, state: PyTree) -> Direction:
-        dead = jax.tree.map(lambda g: g == 0, point.gradient)
-        nudged = jax.tree.map(_nudge, point.gradient, dead)
-        cotangent = jax.tree.map(_drop, upper_gradient, dead)
+        dead = is_dead(point.gradient)
 
-        def update(gradient: PyTree) -> PyTree:
-            return levels.optimizer.update(gradient, point.last.optimizer, point.last.inner)[0]
+        def inner_after(gradient: PyTree) -> PyTree:
+            return differentiable_step(levels.optimizer, gradient, point.last, dead).inner
 
-        updates, pull_back = jax.vjp(update, nudged)
-        (pulled,) = pull_back(optax.tree.cast_like(cotangent, updates))
-        q = jax.tree.map(lambda q, dead: -_drop(q, dead), pulled, dead)
+        _, pull_back = jax.vjp(inner_after, point.gradient)
+        q = optax.tree.scale(-1.0, pull_back(upper_gradient)[0])
         return Direction(q, at=point.last.inner)
 
     return Adjoint(init, solve)
-
-
-def _nudge(gradient: jax.Array, dead: jax.Array) -> jax.Array:
-    return jnp.where(dead, jnp.asarray(_TINY, gradient.dtype), gradient)
-
-
-def _drop(vector: jax.Array, dead: jax.Array) -> jax.Array:
-    return jnp.where(dead, jnp.zeros_like(vector), vector)
-
-
-def _has_derivative(optimizer: optax.GradientTransformation, inner: PyTree) -> bool:
-    """Whether the update's vjp is not zero everywhere, tried on a generic gradient."""
-    generic = optax.tree.random_like(jax.random.key(0), inner, jax.random.normal)
-    state = optimizer.update(generic, optimizer.init(inner), inner)[1]
-    updates, pull_back = jax.vjp(
-        lambda g: optimizer.update(g, state, inner)[0], optax.tree.scale(0.5, generic)
-    )
-    return bool(norm(pull_back(jax.tree.map(jnp.ones_like, updates))[0]) > 0)

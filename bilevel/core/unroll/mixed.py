@@ -20,9 +20,9 @@ import optax
 
 from bilevel.core.hypergradient import Levels
 from bilevel.core.lower_steps import LowerStep
+from bilevel.core.optimizer_step import Smooth, differentiable_step, is_dead, smooth_part, with_smooth_part
 from bilevel.core.problem import Batch
 from bilevel.core.tree import PyTree
-from bilevel.core.unroll.step import Smooth, differentiable_step, is_dead, smooth_part, with_smooth_part
 
 
 def pull_back_steps(

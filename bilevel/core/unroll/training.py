@@ -9,9 +9,9 @@ import jax.numpy as jnp
 
 from bilevel.core.hypergradient import Levels
 from bilevel.core.lower_steps import Iterate
+from bilevel.core.optimizer_step import differentiable_step, is_dead
 from bilevel.core.problem import Batch
 from bilevel.core.tree import PyTree
-from bilevel.core.unroll.step import differentiable_step, is_dead
 
 
 def training(

@@ -13,10 +13,10 @@ from jaxtyping import Array, Float
 from bilevel.core.accumulate import mean_value_and_gradient
 from bilevel.core.hypergradient import Diagnostics, Estimate, Hypergradient, Levels, Point
 from bilevel.core.lower_steps import LowerStep
+from bilevel.core.optimizer_step import has_derivative
 from bilevel.core.problem import Batch
 from bilevel.core.tree import PyTree, all_finite, norm, vdot
 from bilevel.core.unroll.mixed import pull_back_steps
-from bilevel.core.unroll.step import has_derivative
 from bilevel.core.unroll.training import training
 
 Mode = Literal["mixed", "reverse", "forward"]

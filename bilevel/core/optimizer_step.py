@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array
 
 from bilevel.core.lower_steps import Iterate, descend
-from bilevel.core.tree import PyTree
+from bilevel.core.tree import PyTree, norm
 
 
 class Smooth(NamedTuple):
@@ -109,13 +109,15 @@ def _smooth_step_jvp(
 
 def has_derivative(optimizer: optax.GradientTransformation, inner: PyTree) -> bool:
     """Returns whether the update's vjp is not zero everywhere, tried on a generic gradient."""
-    generic = optax.tree.random_like(jax.random.key(0), inner, jax.random.normal)
-    state = optimizer.update(generic, optimizer.init(inner), inner)[1]
-    updates, pull_back = jax.vjp(
-        lambda g: optimizer.update(g, state, inner)[0], optax.tree.scale(0.5, generic)
-    )
-    pulled = pull_back(jax.tree.map(jnp.ones_like, updates))[0]
-    return bool(jnp.any(jnp.stack([jnp.any(leaf != 0) for leaf in jax.tree.leaves(pulled)])))
+    # Only shapes are read, so that the question may be asked while a program is traced.
+    with jax.ensure_compile_time_eval():
+        like = jax.tree.map(lambda x: jnp.ones(jnp.shape(x), jnp.result_type(x)), inner)
+        generic = optax.tree.random_like(jax.random.key(0), like, jax.random.normal)
+        state = optimizer.update(generic, optimizer.init(like), like)[1]
+        updates, pull_back = jax.vjp(
+            lambda g: optimizer.update(g, state, like)[0], optax.tree.scale(0.5, generic)
+        )
+        return bool(norm(pull_back(jax.tree.map(jnp.ones_like, updates))[0]) > 0)
 
 
 def _smallest(gradient: Array) -> Array:
