@@ -122,7 +122,8 @@ def has_derivative(optimizer: optax.GradientTransformation, inner: PyTree) -> bo
 
 def _smallest(gradient: Array) -> Array:
     wide = jnp.promote_types(gradient.dtype, jnp.float32)
-    return jnp.asarray(1e3 * jnp.sqrt(jnp.finfo(wide).tiny), gradient.dtype)
+    # Clipping and (1 - decay) may make the square 1e14 times smaller before it must still be a normal number.
+    return jnp.asarray(1e7 * jnp.sqrt(jnp.finfo(wide).tiny), gradient.dtype)
 
 
 def _without(vector: PyTree, dead: PyTree) -> PyTree:
