@@ -64,8 +64,8 @@ class ModelOptions:
     """What the model computes in. What is trained and its optimizer stay float32; parameters under an adapter are
     held in this type."""
     attention: Literal["auto", "exact", "blockwise", "fused"] = "auto"
-    """`exact` holds all scores, `blockwise` 256 x 256 of them, `fused` is the device's own kernel (values and gradients
-    alone); `auto` takes the kernel where there is one and forward-mode passes where it cannot serve the others."""
+    """exact holds all scores, blockwise 256 x 256 of them a head, fused is the device's own kernel, for values and
+    gradients alone; auto takes the kernel where it serves, else blockwise for rows over 512 tokens."""
     remat: Literal["none", "dots", "full"] = "dots"
     """What the backward pass keeps of a layer: everything, the results of its linear maps, or its input alone."""
     shard: bool = False
