@@ -17,6 +17,7 @@ from bilevel.methods import bds, clean_only, direct_mixing, uniform_tuning, vali
 from bilevel.methods.baselines import UpperFunction
 from bilevel.objectives import mean_loss
 from bilevel.runtime.compilation_cache import enable_compilation_cache
+from bilevel.runtime.fingerprint import fingerprint_source
 from bilevel.schedule import Schedule
 from experiments.bds_config import AUTHOR_WARNING, PRESETS, BDSAlpaca, check_author, presets_for
 from experiments.command import run_command
@@ -39,7 +40,8 @@ def run(config: BDSAlpaca) -> None:
     # The folder keeps the configuration as it was asked for: epochs of whatever rows it is run on again.
     training = in_steps(config.training, PRESETS[config.preset].training, pool_rows)
     methods = _methods(replace(config, training=training), inputs, objective)
-    run_methods(NAME, config, inputs, methods, main="bds", began=began)
+    also = {} if objective is None else {"the file of --upper": fingerprint_source(objective)}
+    run_methods(NAME, config, inputs, methods, main="bds", began=began, also=also)
 
 
 def _methods(config: BDSAlpaca, inputs: Inputs, objective: Callable[..., Any] | None) -> Methods:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,14 @@ _KNOWN_AS = {
 }
 
 
-def open_folder(experiment: str, config: Any, inputs: Inputs, methods: tuple[str, ...], main: str) -> Path:
+def open_folder(
+    experiment: str,
+    config: Any,
+    inputs: Inputs,
+    methods: tuple[str, ...],
+    main: str,
+    also: Mapping[str, str],
+) -> Path:
     """Makes the run folder and writes down what the run begins with; or checks that it goes on with the same.
 
     Args:
@@ -33,12 +41,14 @@ def open_folder(experiment: str, config: Any, inputs: Inputs, methods: tuple[str
         inputs: rows, tokenizer and model.
         methods: names of the methods, in the order in which they run.
         main: the method whose weights, selection and model the folder keeps.
+        also: fingerprints of what else the run depends on, by what a reader knows it as.
 
     Raises:
         InputError: the folder cannot be used, or rows or model are not those that its run began with.
     """
     fingerprints = {name: fingerprint_rows(rows) for name, rows in inputs.sets.encoded.items()}
     fingerprints["model"] = fingerprint_tree((inputs.model.start, inputs.model.base))
+    fingerprints |= also
     folder = config.run.resume
     if folder is not None and has_begun(folder):
         check_inputs(folder, fingerprints, _KNOWN_AS)

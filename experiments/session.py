@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from bilevel.core import RowProblem
@@ -48,7 +49,13 @@ _EVALUATION_ROWS = 128
 
 
 def run_methods(
-    experiment: str, config: Any, inputs: Inputs, methods: Methods, main: str, began: float
+    experiment: str,
+    config: Any,
+    inputs: Inputs,
+    methods: Methods,
+    main: str,
+    began: float,
+    also: Mapping[str, str] = MappingProxyType({}),
 ) -> Path:
     """Runs methods one after another and writes the run folder.
 
@@ -62,6 +69,8 @@ def run_methods(
         methods: problem and schedule by name, in the order in which they run.
         main: the method whose weights, selection and model the folder keeps.
         began: `time.monotonic()` at the run's start.
+        also: fingerprints of what else the run depends on, by what a reader knows it as; it is only ever continued
+            with the same.
 
     Returns:
         The run folder.
@@ -75,7 +84,7 @@ def run_methods(
     for name, schedule in schedules.items():
         check_schedule(schedule, start, _context(name, schedule, inputs, config))
 
-    folder = open_folder(experiment, config, inputs, tuple(methods), main)
+    folder = open_folder(experiment, config, inputs, tuple(methods), main, also)
     earlier = sum(part.seconds for attempt in read_timings(folder) for part in attempt)
     with ending_well(experiment, folder) as stop, working_on(folder), MetricsWriter(folder) as metrics:
         session = _Session(folder, config, inputs, main, start, stop, metrics)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from bilevel.runtime.disk import naming_a_full_disk
 from bilevel.runtime.seal import check_sealed, seal
 
-_ARRAYS, _NOTES = "arrays", "notes"
+_ARRAYS, _NOTES, _LOSS = "arrays", "notes", "upper_loss"
 
 
 @dataclass(frozen=True)
@@ -95,19 +96,15 @@ class Checkpoints:
         self.wait()
         described = {name: _description(array) for name, array in arrays.items()}
         stored = {name: _stored(array) for name, array in arrays.items() if np.size(array)}
+        items = {_NOTES: ocp.args.JsonSave({"arrays": described, "notes": dict(notes)})}
+        if stored:  # Orbax refuses an empty tree: a run that is stopped at once has nothing to store
+            items[_ARRAYS] = ocp.args.PyTreeSave(_nest(stored))
         with naming_a_full_disk(self._folder):
             manager = self._manager()
             number = max(manager.all_steps(), default=0) + 1
-            manager.save(
-                number,
-                args=ocp.args.Composite(
-                    **{
-                        _ARRAYS: ocp.args.PyTreeSave(_nest(stored)),
-                        _NOTES: ocp.args.JsonSave({"arrays": described, "notes": dict(notes)}),
-                    }
-                ),
-                metrics=None if upper_loss is None else {"upper_loss": upper_loss},
-            )
+            finite = upper_loss is not None and math.isfinite(upper_loss)
+            metrics = {_LOSS: upper_loss if finite else None}
+            manager.save(number, args=ocp.args.Composite(**items), metrics=metrics)
         self._finishing = self._thread.submit(self._finish, number)
 
     def wait(self) -> None:
@@ -164,21 +161,13 @@ class Checkpoints:
             # Imported here: it costs half a second, and only a run that saves need pay for it.
             import orbax.checkpoint as ocp
 
-            keep = ocp.checkpoint_managers
-            policies = [keep.LatestN(self._options.keep_last)]
-            if self._options.keep_best:
-                policies.append(
-                    keep.BestN(
-                        get_metric_fn=lambda metrics: metrics["upper_loss"],
-                        reverse=True,
-                        n=self._options.keep_best,
-                        keep_checkpoints_without_metrics=False,
-                    )
-                )
             self._opened = ocp.CheckpointManager(
                 self._folder.absolute(),
                 options=ocp.CheckpointManagerOptions(
-                    preservation_policy=keep.AnyPreservationPolicy(policies), cleanup_tmp_directories=True
+                    preservation_policy=_LastAndBest(self._options),
+                    # The policy alone decides; without this, losses would not be read back in the next attempt.
+                    best_fn=lambda metrics: metrics[_LOSS],
+                    cleanup_tmp_directories=True,
                 ),
             )
         return self._opened
@@ -190,16 +179,29 @@ class Checkpoints:
         written = manager.restore(number, args=ocp.args.Composite(**{_NOTES: ocp.args.JsonRestore()}))[_NOTES]
         described: Mapping[str, Any] = written["arrays"]
         stored = {name: text for name, text in described.items() if 0 not in text["shape"]}
-        how = _nest({name: _restore_arguments(text, mesh) for name, text in stored.items()})
-        restored = manager.restore(
-            number,
-            args=ocp.args.Composite(
-                **{_ARRAYS: ocp.args.PyTreeRestore(item=jax.tree.map(lambda _: 0, how), restore_args=how)}
-            ),
-        )[_ARRAYS]
-        flat = _flatten(restored, stored)
+        flat: dict[str, Any] = {}
+        if stored:
+            how = _nest({name: _restore_arguments(text, mesh) for name, text in stored.items()})
+            like = jax.tree.map(lambda _: 0, how)
+            arguments = ocp.args.PyTreeRestore(item=like, restore_args=how)
+            restored = manager.restore(number, args=ocp.args.Composite(**{_ARRAYS: arguments}))
+            flat = _flatten(restored[_ARRAYS], stored)
         arrays = {name: _restored(flat.get(name), text) for name, text in described.items()}
         return Checkpoint(number, arrays, written["notes"])
+
+
+class _LastAndBest:
+    """Which checkpoints Orbax keeps, the oldest first."""
+
+    def __init__(self, options: CheckpointOptions) -> None:
+        self._options = options
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        losses = ((found.metrics or {}).get(_LOSS) for found in checkpoints)
+        ranked = sorted((loss, number) for number, loss in enumerate(losses) if loss is not None)
+        best = [number for _, number in ranked[: self._options.keep_best]]
+        last = range(len(checkpoints))[-self._options.keep_last :]
+        return [number in best or number in last for number in range(len(checkpoints))]
 
 
 def _description(array: Any) -> dict[str, Any]:

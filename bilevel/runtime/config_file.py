@@ -80,7 +80,7 @@ def read_config(
     except Mismatch as error:
         line = _lines(path).get(error.place)
         where = f"{path}:{line}" if line else f"{path}"
-        raise InputError(f"{where}: {error}; was it written by another version or experiment?") from error
+        raise InputError(f"{where}: {error}") from error
 
 
 def read_raw_config(path: Path) -> dict[str, Any]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -42,6 +45,16 @@ def fingerprint_tree(tree: Any) -> str:
         for (path, leaf), numbers in zip(leaves, sums, strict=True)
     ]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def fingerprint_source(function: Callable[..., Any]) -> str:
+    """Returns a fingerprint of the file that a function is written in; of its class where there is none."""
+    try:
+        file = inspect.getsourcefile(inspect.unwrap(function))
+    except TypeError:
+        file = None
+    code = repr(function.__class__).encode() if file is None else Path(file).read_bytes()
+    return hashlib.sha256(code).hexdigest()[:16]
 
 
 def _sums(leaves: list[Array]) -> list[list[Array]]:

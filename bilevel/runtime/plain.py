@@ -131,7 +131,7 @@ def _build_dataclass(raw: dict[str, Any], choices: list[type], place: str, defau
     try:
         return kind(**{**given, **read})
     except ValueError as error:
-        raise Mismatch(place, f"cannot be: {error}") from error
+        raise Mismatch(place, f"is impossible: {error}") from error
 
 
 def _meant(key: Any, fields: Mapping[str, Any], prefix: str) -> str:

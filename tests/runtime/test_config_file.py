@@ -1,4 +1,6 @@
+import dataclasses
 import enum
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +10,7 @@ import pytest
 
 from bilevel.errors import InputError
 from bilevel.runtime.config_file import read_config, read_raw_config, write_config
+from bilevel.runtime.plain import FLAG_ONLY
 
 
 class Reduction(enum.Enum):
@@ -107,6 +110,87 @@ def test_what_does_not_fit_is_named(tmp_path: Path, text: str, message: str) -> 
         read_config(tmp_path, Settings)
     assert str(tmp_path / "config.yaml") in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@dataclass(frozen=True)
+class Running:
+    folder: Path | None = field(default=None, metadata=FLAG_ONLY)
+    often: int = 1
+
+
+@dataclass(frozen=True)
+class Inner:
+    learning_rate: float = 1e-4
+    steps: int = 10
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, not {self.steps}")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    preset: Literal["tiny", "large"] = "tiny"
+    training: Inner = field(default_factory=Inner)
+    run: Running = field(default_factory=Running)
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    (tmp_path / "mine.yaml").write_text(text)
+    return tmp_path / "mine.yaml"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "preset: tiny\ntraining:\n  learning_rat: 1\n",
+            "mine.yaml:3: training.learning_rat is no option of Inner (meant is probably training.learning_rate)",
+        ),
+        ("trainning: {}\n", "mine.yaml:1: trainning is no option of Experiment (meant is probably training)"),
+        (
+            "training: {zzz: 1}\n",
+            "mine.yaml:1: training.zzz is no option of Inner (it has learning_rate, steps)",
+        ),
+        ("preset: huge\n", "mine.yaml:1: preset cannot be 'huge': it is one of tiny, large"),
+        ("training: {steps: 0}\n", "mine.yaml:1: training is impossible: steps must be at least 1, not 0"),
+        (
+            "training:\n  steps: 1\n  learning_rate: 1\n  steps: 2\n",
+            "mine.yaml:4: steps stands there a second time; keep one of the two",
+        ),
+        ("run: {folder: x}\n", "mine.yaml:1: run.folder is a flag of the command line, no option of a file"),
+        ("experiment: other\n", "mine.yaml: belongs to the experiment 'other', not to 'mine'"),
+    ],
+)
+def test_a_file_of_ones_own_is_told_what_is_wrong_and_where(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        read_config(written(tmp_path, text), Experiment, "mine")
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_may_be_written_as_people_write_them(tmp_path: Path) -> None:
+    # YAML takes 1e-5 for text: it wants a point.
+    path = written(tmp_path, "training: {learning_rate: 1e-5}\n")
+    assert read_config(path, Experiment).training.learning_rate == 1e-5
+
+
+def test_what_a_file_does_not_name_comes_from_its_preset(tmp_path: Path) -> None:
+    presets = {"tiny": Experiment(), "large": Experiment("large", Inner(0.5, 1000))}
+    path = written(tmp_path, "preset: large\ntraining: {steps: 7}\n")
+    found = read_config(path, Experiment, defaults=lambda raw: presets[raw["preset"]])
+    assert found == Experiment("large", Inner(0.5, 7))
+
+
+def test_the_experiment_is_named_and_flags_are_left_out(tmp_path: Path) -> None:
+    config = Experiment(run=Running(tmp_path, 3))
+    write_config(tmp_path, config, "mine")
+    assert read_raw_config(tmp_path) == {
+        "experiment": "mine",
+        "preset": "tiny",
+        "training": {"learning_rate": 1e-4, "steps": 10},
+        "run": {"often": 3},
+    }
+    assert read_config(tmp_path, Experiment, "mine") == dataclasses.replace(config, run=Running(None, 3))
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
+import errno
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from bilevel.errors import InputError
+from bilevel.runtime.disk import DiskFullError
 from bilevel.runtime.metrics import MetricsWriter, read_metrics
 
 
@@ -91,15 +94,85 @@ def test_events_hold_the_same_numbers_in_a_folder_a_method(tmp_path: Path) -> No
     assert math.isnan(value)
 
 
+def test_a_continued_run_writes_on_as_if_nothing_had_come_after_its_checkpoint(tmp_path: Path) -> None:
+    with MetricsWriter(tmp_path) as metrics:
+        for step in range(5):
+            metrics.write("bds", step, {"lower_loss": float(step)})
+    whole = (tmp_path / "metrics.jsonl").read_bytes()
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    with MetricsWriter(killed) as metrics:
+        for step in range(3):
+            metrics.write("bds", step, {"lower_loss": float(step)})
+        position = metrics.position()
+        metrics.write("bds", 3, {"lower_loss": 30.0})
+    with MetricsWriter(killed) as metrics:
+        metrics.cut(position, "bds", 2)
+        assert metrics.position() == position
+        for step in range(3, 5):
+            metrics.write("bds", step, {"lower_loss": float(step)})
+    assert (killed / "metrics.jsonl").read_bytes() == whole
+    first, second = sorted((killed / "events" / "bds").iterdir(), key=lambda path: path.suffix)
+    assert [value for _, _, value in read_event_file(first)] == [0.0, 1.0, 2.0, 30.0]
+    assert starts_in(second) == [3]
+    assert [value for _, _, value in read_event_file(second)] == [3.0, 4.0]
+
+
+def test_a_cut_beyond_the_end_leaves_the_file_as_it_is(tmp_path: Path) -> None:
+    with MetricsWriter(tmp_path, events=False) as metrics:
+        metrics.write("bds", 1, {})
+        position = metrics.position()
+        metrics.cut(position + 100, "bds", 1)
+        assert metrics.position() == position
+        metrics.write("bds", 2, {})
+    assert [line["step"] for line in lines_of(tmp_path)] == [1, 2]
+
+
+class Full:
+    """A file on a full disk."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    flush = close = lambda self: None
+
+
+def test_a_full_disk_ends_measuring_with_the_file_and_the_disk(tmp_path: Path) -> None:
+    metrics = MetricsWriter(tmp_path, events=False)
+    metrics._file = Full(metrics._file)
+    with pytest.raises(DiskFullError, match=r"metrics.jsonl: no space left \(\d.* free on the disk of .*\)$"):
+        metrics.write("bds", 1, {})
+    metrics.close()
+
+
 def read_events(folder: Path) -> list[tuple[str, int, float]]:
+    (path,) = folder.iterdir()
+    return read_event_file(path)
+
+
+def read_event_file(path: Path) -> list[tuple[str, int, float]]:
+    return [
+        (value.tag, event.step, value.simple_value)
+        for event in events_in(path)
+        for value in event.summary.value
+    ]
+
+
+def starts_in(path: Path) -> list[int]:
+    """From which steps on TensorBoard forgets what stood in earlier files."""
+    return [event.step for event in events_in(path) if event.session_log.status == 1]
+
+
+def events_in(path: Path) -> list[Any]:
     """Reads TFRecord framing (length, its checksum, record, its checksum) of an event file."""
     from tensorboardX.proto.event_pb2 import Event
 
-    (path,) = folder.iterdir()
     content, position, found = path.read_bytes(), 0, []
     while position < len(content):
         length = int.from_bytes(content[position : position + 8], "little")
-        event = Event.FromString(content[position + 12 : position + 12 + length])
-        found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
+        found.append(Event.FromString(content[position + 12 : position + 12 + length]))
         position += 12 + length + 4
     return found
