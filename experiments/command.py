@@ -14,6 +14,7 @@ from typing import TypeVar
 from bilevel.errors import InputError
 from bilevel.runtime.stopping import RunEnded
 from bilevel.runtime.timing import Timings
+from bilevel.runtime.wandb_sink import check_wandb
 from bilevel.schedule import NonFiniteError
 from experiments.configuration import NothingToRun, parse, run_options
 from models.errors import ModelError
@@ -49,6 +50,8 @@ def run_command(
         if options is not None and options.resume is not None and _is_finished(options.resume):
             print(f"{options.resume}: this run is finished; see {options.resume / 'report.html'}")
             return 0
+        if options is not None and options.wandb is not None:
+            check_wandb()
         with _sigterm_raises(), Timings():
             run(config)
     except NothingToRun as nothing:

@@ -22,4 +22,7 @@ class RunOptions:
     """A config.yaml that a run left, or its folder: run it again. Other flags change what it says."""
     resume: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = field(default=None, metadata=FLAG_ONLY)
     """The folder of a run that was stopped or killed: continue it to the same end. No other flag is needed."""
+    wandb: Annotated[str | None, tyro.conf.arg(metavar="PROJECT")] = None
+    """Send what is measured to this project of Weights & Biases, too (pip install wandb; WANDB_MODE=offline keeps it in
+    the run folder)."""
     checkpoints: CheckpointOptions = field(default_factory=CheckpointOptions)

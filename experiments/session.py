@@ -14,6 +14,7 @@ from typing import Any
 
 from bilevel.core import RowProblem
 from bilevel.runtime.checkpoints import Checkpoints
+from bilevel.runtime.config_file import plain_config
 from bilevel.runtime.devices import AXIS, data_mesh
 from bilevel.runtime.disk import naming_a_full_disk
 from bilevel.runtime.metrics import FILE as METRICS
@@ -29,6 +30,7 @@ from bilevel.runtime.sections import write_section
 from bilevel.runtime.stopping import StopRequest
 from bilevel.runtime.table import format_table, method_title
 from bilevel.runtime.timing import part, read_timings, write_timings
+from bilevel.runtime.wandb_sink import WandbSink
 from bilevel.schedule import (
     CheckpointSaver,
     Context,
@@ -86,7 +88,13 @@ def run_methods(
 
     folder = open_folder(experiment, config, inputs, tuple(methods), main, also)
     earlier = sum(part.seconds for attempt in read_timings(folder) for part in attempt)
-    with ending_well(experiment, folder) as stop, working_on(folder), MetricsWriter(folder) as metrics:
+    project = config.run.wandb
+    sinks = [] if project is None else [WandbSink(folder, project, plain_config(config))]
+    with (
+        ending_well(experiment, folder) as stop,
+        working_on(folder),
+        MetricsWriter(folder, also=sinks) as metrics,
+    ):
         session = _Session(folder, config, inputs, main, start, stop, metrics)
         results, position = {}, 0
         for name, schedule in schedules.items():
@@ -103,6 +111,8 @@ def run_methods(
                 "methods": results,
             },
         )
+        for sink in sinks:
+            sink.summarise(results)
         write_timings(folder)
         write_model_card(folder)
         report = write_report(folder)

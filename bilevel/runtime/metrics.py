@@ -5,10 +5,10 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from bilevel.errors import InputError
 from bilevel.runtime.disk import naming_a_full_disk
@@ -20,6 +20,17 @@ NON_FINITE = "non_finite"
 """Key under which a line keeps which of its numbers were nan, inf or -inf: JSON has none of them."""
 
 
+@runtime_checkable
+class Sink(Protocol):
+    """One more place for what is measured."""
+
+    def write(self, number: int, method: str, step: int, values: Mapping[str, Any]) -> None:
+        """Takes one line, whose number counts from 0; after a cut, numbers come again."""
+
+    def close(self, failed: bool) -> None:
+        """Ends, after the last line or because the run failed."""
+
+
 class MetricsWriter:
     """Appends lines to `metrics.jsonl` and the same numbers to `events/METHOD`.
 
@@ -28,16 +39,21 @@ class MetricsWriter:
             unfinished.
         flush_seconds: lines reach the file after this time at the latest, and when the writer closes.
         events: whether to write TensorBoard events too.
+        also: further places; they are closed with the writer.
     """
 
-    def __init__(self, folder: Path, flush_seconds: float = 5.0, events: bool = True) -> None:
+    def __init__(
+        self, folder: Path, flush_seconds: float = 5.0, events: bool = True, also: Sequence[Sink] = ()
+    ) -> None:
         self._folder = folder
+        self._also = also
         self._flush_seconds = flush_seconds
         self._events = events
         self._boards: dict[str, EventFile] = {}
         self._purged_from: dict[str, int] = {}
         _drop_unfinished_line(folder / FILE)
         self._file = (folder / FILE).open("a", encoding="utf-8", newline="\n")
+        self._lines = _count_lines(folder / FILE)
         self._flushed_at = time.monotonic()
 
     def write(self, method: str, step: int, values: Mapping[str, Any]) -> None:
@@ -62,6 +78,9 @@ class MetricsWriter:
         if self._events:
             with naming_a_full_disk(self._folder / EVENTS / method):
                 self._write_events(method, step, plain)
+        for sink in self._also:
+            sink.write(self._lines, method, int(step), plain)
+        self._lines += 1
         if time.monotonic() - self._flushed_at >= self._flush_seconds:
             self.flush()
 
@@ -76,6 +95,7 @@ class MetricsWriter:
         self._file.flush()
         self._file.truncate(min(position, self._file.seek(0, os.SEEK_END)))
         self._file.seek(0, os.SEEK_END)
+        self._lines = _count_lines(self._folder / FILE)
         self._purged_from[method] = step + 1
 
     def position(self) -> int:
@@ -93,10 +113,17 @@ class MetricsWriter:
                 board.flush()
         self._flushed_at = time.monotonic()
 
-    def close(self) -> None:
-        """Flushes and closes the files; closing twice does no harm."""
+    def close(self, failed: bool = False) -> None:
+        """Flushes and closes the files and ends the sinks; closing twice does no harm.
+
+        Args:
+            failed: whether the run ends before its end.
+        """
         boards, self._boards = self._boards, {}
+        sinks, self._also = self._also, ()
         with contextlib.ExitStack() as stack:
+            for sink in sinks:
+                stack.callback(sink.close, failed)
             for method, board in boards.items():
                 stack.enter_context(naming_a_full_disk(self._folder / EVENTS / method))
                 stack.callback(board.close)
@@ -109,7 +136,7 @@ class MetricsWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self.close(failed=error is not None)
 
     def _write_events(self, method: str, step: int, values: Mapping[str, Any]) -> None:
         if method not in self._boards:
@@ -160,6 +187,11 @@ def _plain(key: str, value: Any) -> bool | int | float | str | None:
 
 def _is_finite(value: bool | int | float | str | None) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
+
+
+def _count_lines(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
 
 
 def _drop_unfinished_line(path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import datasets
 import numpy as np
 import pytest
+import wandb
 from huggingface_hub import ModelCard
 from transformers import AutoTokenizer
 
@@ -282,6 +283,22 @@ def refuses(flags: list[str], said: str, capsys, tmp_path) -> None:
     assert error.count("\n") == 1
     assert said in error
     assert not (tmp_path / "runs").exists()
+
+
+def test_wandb_without_its_package_is_refused_before_anything_runs(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    refuses(["--wandb", "project"], "pip install wandb", capsys, tmp_path)
+
+
+def test_wandb_offline_keeps_everything_in_the_run_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
+    flags = ["--baselines", "none", "--run-dir", "run", "--wandb", "project"]
+    assert main([*SMALL, *CORPUS, *flags]) == 0
+    wandb.teardown()
+    identity = json.loads((tmp_path / "run" / "wandb.json").read_text())["id"]
+    (log,) = (tmp_path / "run" / "wandb").glob(f"offline-run-*/run-{identity}.wandb")
+    assert b"bds/lower_loss" in log.read_bytes()
 
 
 def test_help_names_the_shared_flags(capsys):
