@@ -29,25 +29,29 @@ class BDSAlpaca:
 
     The run folder holds weights.parquet (a weight for each row), selected.jsonl (the best rows), model/ (for
     transformers, or for peft) and report.html.
+
+    Attributes:
+        preset: Defaults that the other flags change: tiny runs anywhere in minutes, llama3_1b_lora tunes an adapter
+            of Llama 3.2 1B on one GPU, llama3_8b is the published run (`python -m experiments.memory` says what each
+            needs).
+        author: Move the weights as the authors' code does, to reproduce it: Adam on logits, one copy of the model, no
+            entropy term. Their weights record how often a row was visited.
+        seed: Of the corpus, the random model and the order of rows.
+        baselines: Whether to train what BDS must be compared with, too.
+        top_share: Share of the training rows that selected.jsonl keeps, the heaviest.
+        upper: Your own upper objective, of a module or a file.py, instead of the mean loss of the trusted rows. The
+            function takes what it needs of params, batch, model and outer by these names, and returns what is to
+            become small, such as model.row_losses(params, batch); `python -m pydoc experiments.user_objective` says
+            more.
     """
 
     preset: Literal["tiny", "llama3_1b_lora", "llama3_8b"] = "tiny"
-    """Defaults that the other flags change: tiny runs anywhere in minutes, llama3_1b_lora tunes an adapter of Llama 3.2
-    1B on one GPU, llama3_8b is the published run (`python -m experiments.memory` says what each needs)."""
     author: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Move the weights as the authors' code does, to reproduce it: Adam on logits, one copy of the model, no entropy
-    term. Their weights record how often a row was visited."""
     seed: int = 0
-    """Of the corpus, the random model and the order of rows."""
     baselines: Literal["all", "none"] = "all"
-    """Whether to train what BDS must be compared with, too."""
     top_share: float = 0.5
-    """Share of the training rows that selected.jsonl keeps, the heaviest."""
     run: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
     upper: Annotated[str | None, tyro.conf.arg(metavar="MODULE:FUNCTION")] = None
-    """Your own upper objective, of a module or a file.py, instead of the mean loss of the trusted rows. The function
-    takes what it needs of params, batch, model and outer by these names, and returns what is to become small, such as
-    model.row_losses(params, batch); `python -m pydoc experiments.user_objective` says more."""
     data: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
     corpus: CorpusOptions = field(default_factory=CorpusOptions)
     model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelOptions)

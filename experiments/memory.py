@@ -65,16 +65,18 @@ class Memory:
     The step is compiled for arrays that have shapes but no contents: for the devices of this machine, for as many
     simulated ones, or for a TPU that is elsewhere. The CPU's compiler keeps float32 copies of bfloat16 parameters: the
     presets' steps need less than half as much on a TPU (4.0 GiB against 9.2, 4.6 against 12.3 on each of 8).
+
+    Attributes:
+        devices: Simulate so many devices on the CPU.
+        topology: A TPU to compile for, such as v5e:2x4; needs the package libtpu, and minutes.
+        rows: Training rows: each has one logit.
+        run: The run that is planned for.
     """
 
     devices: int | None = None
-    """Simulate so many devices on the CPU."""
     topology: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """A TPU to compile for, such as v5e:2x4; needs the package libtpu, and minutes."""
     rows: int = 50_000
-    """Training rows: each has one logit."""
     run: Annotated[BDSAlpaca, tyro.conf.arg(name="")] = field(default_factory=BDSAlpaca)
-    """The run that is planned for."""
 
 
 class Plan(NamedTuple):

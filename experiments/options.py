@@ -54,50 +54,59 @@ class CorpusOptions:
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Which model: a Hugging Face folder, or (without --model) a small Llama from random weights."""
+    """Which model: a Hugging Face folder, or (without --model) a small Llama from random weights.
+
+    Attributes:
+        model: Hugging Face folder (Llama, Mistral, Qwen 2, Qwen 3, GPT-2) or name on the hub to start from.
+        tokenizer: Folder of a fast tokenizer; by default the model's, or a byte-level BPE trained on the training
+            rows.
+        dtype: What the model computes in. What is trained and its optimizer stay float32; parameters under an adapter
+            are held in this type.
+        attention: exact holds all scores, blockwise 256 x 256 of them a head, fused is the device's own kernel, for
+            values and gradients alone; auto takes the kernel where it serves, else blockwise for rows over 512
+            tokens.
+        remat: What the backward pass keeps of a layer: everything, the results of its linear maps, or its input
+            alone.
+        shard: Split the parameters over the devices, instead of keeping a copy on each.
+        vocab_size: Vocabulary of the trained BPE.
+        width: Residual width of the random model.
+        layers: Layers of the random model.
+        heads: Query heads of the random model.
+        kv_heads: Key/value heads of the random model.
+        mlp_width: MLP width of the random model.
+    """
 
     model: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER|NAME")] = None
-    """Hugging Face folder (Llama, Mistral, Qwen 2, Qwen 3, GPT-2) or name on the hub to start from."""
     tokenizer: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Folder of a fast tokenizer; by default the model's, or a byte-level BPE trained on the training rows."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What the model computes in. What is trained and its optimizer stay float32; parameters under an adapter are
-    held in this type."""
     attention: Literal["auto", "exact", "blockwise", "fused"] = "auto"
-    """exact holds all scores, blockwise 256 x 256 of them a head, fused is the device's own kernel, for values and
-    gradients alone; auto takes the kernel where it serves, else blockwise for rows over 512 tokens."""
     remat: Literal["none", "dots", "full"] = "dots"
-    """What the backward pass keeps of a layer: everything, the results of its linear maps, or its input alone."""
     shard: bool = False
-    """Split the parameters over the devices, instead of keeping a copy on each."""
     vocab_size: int = 640
-    """Vocabulary of the trained BPE."""
     width: int = 64
-    """Residual width of the random model."""
     layers: int = 1
-    """Layers of the random model."""
     heads: int = 4
-    """Query heads of the random model."""
     kv_heads: int = 2
-    """Key/value heads of the random model."""
     mlp_width: int = 256
-    """MLP width of the random model."""
 
 
 @dataclass(frozen=True)
 class LoraOptions:
-    """Train a low-rank adapter beside a frozen model, instead of all parameters (Hu et al., 2021)."""
+    """Train a low-rank adapter beside a frozen model, instead of all parameters (Hu et al., 2021).
+
+    Attributes:
+        rank: Rank of a fresh adapter; without one (and without --lora.adapter) all parameters are trained.
+        alpha: The adapter's product is scaled by alpha / rank.
+        targets: Linear maps that get an adapter: the checkpoint's names, ours (query, value, up ...), or `all`.
+        adapter: A PEFT adapter folder to go on from; its rank, alpha and targets stand.
+        merge: Write model/ with the adapter added into the model's parameters, instead of the adapter alone.
+    """
 
     rank: int | None = None
-    """Rank of a fresh adapter; without one (and without --lora.adapter) all parameters are trained."""
     alpha: float = 16.0
-    """The adapter's product is scaled by alpha / rank."""
     targets: tuple[str, ...] = ("q_proj", "v_proj")
-    """Linear maps that get an adapter: the checkpoint's names, ours (query, value, up ...), or `all`."""
     adapter: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """A PEFT adapter folder to go on from; its rank, alpha and targets stand."""
     merge: Annotated[bool, tyro.conf.arg(prefix_name=False), tyro.conf.FlagCreatePairsOff] = False
-    """Write model/ with the adapter added into the model's parameters, instead of the adapter alone."""
 
     @property
     def chosen(self) -> bool:
