@@ -124,12 +124,13 @@ def load_inputs(
             data.targets,
         )
     mesh = data_mesh()
+    length = max(rows.tokens.shape[1] for rows in sets.encoded.values())
+    compute = compute_of(model, config, length, mesh.shape[AXIS])
     with part("reading the model"):
         tuned = load_model(model, lora, found, config, mesh, seed)
     if tuned.described:
         sets = replace(sets, notices=(*sets.notices, tuned.described))
-    length = max(rows.tokens.shape[1] for rows in sets.encoded.values())
-    return _inputs(sets, tokenizer, tuned, compute_of(model, config, length, mesh.shape[AXIS]))
+    return _inputs(sets, tokenizer, tuned, compute)
 
 
 def _inputs(sets: PreparedSets, tokenizer: Tokenizer, model: TunedModel, compute: Compute) -> Inputs:

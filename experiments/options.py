@@ -117,15 +117,17 @@ class LoraOptions:
         defaults = type(self).__dataclass_fields__
         given = [n for n in ("alpha", "targets") if getattr(self, n) != defaults[n].default]
         if self.rank is not None and self.rank < 1:
-            raise ValueError(f"lora.rank must be at least 1, not {self.rank}")
+            raise ValueError(f"--lora.rank must be at least 1, not {self.rank}")
         if not self.alpha > 0:
-            raise ValueError(f"lora.alpha must be positive, not {self.alpha}")
+            raise ValueError(f"--lora.alpha must be positive, not {self.alpha}")
         if self.rank is not None and self.adapter is not None:
-            raise ValueError("lora.rank is of a fresh adapter, and lora.adapter has its own: leave one out")
+            raise ValueError(
+                "--lora.rank is of a fresh adapter, and --lora.adapter has its own: leave one out"
+            )
         if given and self.rank is None:
-            raise ValueError(f"lora.{given[0]} is of a fresh adapter: give it a rank with --lora.rank")
+            raise ValueError(f"--lora.{given[0]} is of a fresh adapter: give it a rank with --lora.rank")
         if self.merge and not self.chosen:
-            raise ValueError("merge needs an adapter to merge: give --lora.rank or --lora.adapter")
+            raise ValueError("--merge needs an adapter to merge: give --lora.rank or --lora.adapter")
 
 
 def in_steps(training: TrainingSettings, defaults: TrainingSettings, rows: int) -> TrainingSettings:

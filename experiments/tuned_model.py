@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
@@ -46,15 +47,21 @@ class Compute:
 
 
 def compute_of(options: ModelOptions, config: DecoderConfig, length: int, devices: int = 1) -> Compute:
-    """Chooses attention paths for rows of a length on the devices of this process."""
+    """Chooses attention paths for rows of a length on the devices of this process.
+
+    Raises:
+        ModelError: a kernel is asked for that this device has not.
+    """
+    kernel = has_kernel(config.head_dim, options.dtype, devices)
+    if options.attention == "fused" and not kernel:
+        raise ModelError(
+            f"--attention fused: this device has no kernel for heads of {config.head_dim} in {options.dtype} on "
+            f"{devices} devices: take auto"
+        )
     forward = "exact" if length <= _EXACT_UP_TO else "blockwise"
     if options.attention in ("exact", "blockwise"):
         forward = options.attention
-    first_order = forward
-    if options.attention == "fused" or (
-        options.attention == "auto" and has_kernel(config.head_dim, options.dtype, devices)
-    ):
-        first_order = "fused"
+    first_order = "fused" if kernel and options.attention in ("auto", "fused") else forward
     return Compute(options.dtype, options.remat, first_order, forward)
 
 
@@ -120,7 +127,7 @@ class TunedModel:
         # On the host, and from the folder's own numbers: those in memory may be narrower, and fill the device.
         with _on_host():
             base = self.base if self.source is None else models.read_folder(self.source)[1]
-            base, inner = jax.device_get((base, inner))
+            base, inner = jax.tree.map(jnp.asarray, jax.device_get((base, inner)))
             return lora.merge(base, inner, self.adapter)
 
 
