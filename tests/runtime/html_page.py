@@ -4,7 +4,7 @@ from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 
-EMPTY_ELEMENTS = {"meta", "br", "path", "use", "circle"}
+EMPTY_ELEMENTS = {"meta", "br", "path", "use", "circle", "wbr"}
 
 
 class Page(HTMLParser):

@@ -104,7 +104,7 @@ def test_rows_of_every_form_have_texts() -> None:
     assert row_texts(pair) == [("instruction", "Add."), ("output", "2")]
     assert row_texts({"instruction": "Add.", "input": "", "output": None}) == [("instruction", "Add.")]
     cut = row_texts({"instruction": "Add.", "output": "x" * 20}, longest=10)
-    assert cut[1] == ("output", "xxxxxxxxxx … (20 characters)")
+    assert cut[1] == ("output", "xxxxxxxxxx \u2066… (20 characters)\u2069")
 
 
 def test_long_conversations_are_shown_from_their_end() -> None:

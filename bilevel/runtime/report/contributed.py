@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 
 from bilevel.runtime.report.bars import bar_picture
+from bilevel.runtime.report.label_table import LONGEST_LABEL
 from bilevel.runtime.report.lines import Line, Picture, line_picture
 from bilevel.runtime.report.measurements import is_number
+from bilevel.runtime.report.row_text import short
 from bilevel.runtime.sections import Chart, Section, Table
 from bilevel.runtime.table import method_title
 
@@ -36,7 +38,7 @@ def _pictures(charts: Sequence[Chart], name: str) -> list[Picture]:
 
 def _picture(chart: Chart, name: str) -> Picture | None:
     series = [
-        Line(label, *_arrays(points), style=number)
+        Line(short(label, LONGEST_LABEL), *_arrays(points), style=number)
         for number, (label, points) in enumerate(list(chart.series.items())[:DRAWN_SERIES])
     ]
     caption = chart.caption

@@ -28,7 +28,8 @@ def short(text: str, longest: int) -> str:
     """Returns the text, or its beginning and how long it is."""
     if len(text) <= longest:
         return text
-    return f"{text[:longest].rstrip()} … ({len(text):,} characters)"
+    # Isolated, so that after a text that runs from right to left it still reads from left to right.
+    return f"{text[:longest].rstrip()} \u2066… ({len(text):,} characters)\u2069"
 
 
 def _fields(line: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -49,7 +49,7 @@ def weight_distribution(relative: np.ndarray, groups: Sequence[RowGroup]) -> Pic
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda exponent, _: _weight_tick(exponent)))
     axes.set_xlim(low - 0.05, high + 0.05)
-    axes.set_xlabel("relative weight (1 = as in uniform training)")
+    axes.set_xlabel("relative weight")
     caption = (
         "How much each row counts beside uniform training (dashed); the upright mark is a group's median."
     )
