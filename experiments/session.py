@@ -31,6 +31,7 @@ from bilevel.runtime.stopping import StopRequest
 from bilevel.runtime.table import format_table, method_title
 from bilevel.runtime.timing import part, read_timings, write_timings
 from bilevel.runtime.wandb_sink import WandbSink
+from bilevel.runtime.warnings_file import add_warning
 from bilevel.schedule import (
     CheckpointSaver,
     Context,
@@ -151,6 +152,7 @@ class _Session:
                 context,
                 log=partial(self.metrics.write, name),
                 show=partial(write_section, self.folder, name),
+                warn=self._warn,
                 folder=self.folder,
                 saver=saver,
             )
@@ -175,6 +177,10 @@ class _Session:
         self.metrics.cut(found.notes["metrics"], name, found.state.step)
         _say(f"{method_title(name)} continues after step {found.state.step} (checkpoint {found.number})")
         return found.state
+
+    def _warn(self, line: str) -> None:
+        print(f"warning: {line}", file=sys.stderr)
+        add_warning(self.folder, line)
 
     def _note(self) -> dict[str, Any]:
         """What is kept beside a state: how much was measured by then."""
@@ -222,7 +228,6 @@ def _context(name: str, schedule: Schedule, inputs: Inputs, config: Any) -> Cont
         seed=config.seed,
         log=lambda step, numbers: None,
         progress=lambda steps: Progress(steps, method_title(name)),
-        warn=lambda line: print(f"warning: {line}", file=sys.stderr),
         timed=lambda move: part(f"{method_title(name)}: {move}"),
         log_every=max(1, _steps(schedule) // 60),
         evaluation_rows=-(-_EVALUATION_ROWS // devices) * devices,

@@ -13,6 +13,7 @@ from bilevel.runtime.report.__main__ import main
 from bilevel.runtime.results import write_row_results
 from bilevel.runtime.run_folder import read_summary, write_summary
 from bilevel.runtime.sections import Chart, Section, Table, write_section
+from bilevel.runtime.warnings_file import add_warning, read_warnings
 from tests.runtime.html_page import Page
 from tests.runtime.invented_run import invent_rows, invent_run, invent_weights
 
@@ -53,8 +54,8 @@ def test_page_tells_the_result_and_every_number_of_the_table(full_run: tuple[Pat
     for number in ("0.3124", "0.984", "0.841", "1184", "1.9241"):
         assert number in page.text
     assert page.source.count('class="best"') == 2
-    assert "weighting.rate" in page.text
-    assert "packages.jax" in page.text
+    assert "<dt>weighting.<wbr>rate</dt>" in page.source
+    assert "<dt>packages.<wbr>jax</dt>" in page.source
     assert "This run has not finished" not in page.text
 
 
@@ -187,6 +188,14 @@ def test_skipped_steps_lost_numbers_and_collapsed_weights_are_said(tmp_path: Pat
     assert "BDS: 3 steps were not applied" in text
     assert "BDS: lower_loss was not finite in 1 of 3 measurements." in text
     assert "The weights amount to 1.5 of 100 rows" in text
+
+
+def test_what_a_run_warned_of_is_said_once(tmp_path: Path) -> None:
+    invent_run(tmp_path, invent_rows(10), methods=("bds",), steps=10)
+    for line in ("weights\ncollapse", "logits record visits", "weights collapse"):
+        add_warning(tmp_path, line)
+    assert read_warnings(tmp_path) == ["weights collapse", "logits record visits"]
+    assert Page(write_report(tmp_path)).text.count("weights collapse") == 1
 
 
 def test_a_run_that_goes_on_or_was_killed_is_shown_as_far_as_it_came(

@@ -14,6 +14,7 @@ from bilevel.runtime.results import EXTREMES
 from bilevel.runtime.run_facts import RunFacts, read_facts
 from bilevel.runtime.sections import Section, read_sections
 from bilevel.runtime.timing import Part, read_timings
+from bilevel.runtime.warnings_file import read_warnings
 
 ENVIRONMENT, REJECTED, SUMMARY = "environment.json", "rejected.jsonl", "summary.json"
 
@@ -33,6 +34,7 @@ class RunFiles:
         extremes: lines of `extremes.jsonl`.
         rejected: lines of `rejected.jsonl`.
         timings: `timings.json`.
+        warnings: lines of `warnings.txt`.
         sections: what methods added, each with the method's name.
     """
 
@@ -46,6 +48,7 @@ class RunFiles:
     extremes: Sequence[Mapping[str, Any]]
     rejected: Sequence[Mapping[str, Any]]
     timings: Sequence[Sequence[Part]]
+    warnings: Sequence[str]
     sections: Sequence[tuple[str, Section]]
 
     @property
@@ -107,6 +110,7 @@ def read_run(folder: Path) -> RunFiles:
         extremes=_read_lines(folder / EXTREMES),
         rejected=_read_lines(folder / REJECTED),
         timings=read_timings(folder),
+        warnings=read_warnings(folder),
         sections=read_sections(folder),
     )
 

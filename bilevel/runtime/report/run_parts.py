@@ -91,6 +91,7 @@ def warnings(run: RunFiles) -> list[str]:
     said = []
     if not run.finished:
         said.append(f"This run has not finished. {_reached(run)}")
+    said += run.warnings
     for method, lines in run.metrics.items():
         skipped = max((line.get("skipped_steps") or 0 for line in lines), default=0)
         if skipped:
