@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +16,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from bilevel.runtime.disk import naming_a_full_disk
+from bilevel.runtime.disk import DiskFullError, naming_a_full_disk
 from bilevel.runtime.seal import check_sealed, seal
 
 _ARRAYS, _NOTES, _LOSS = "arrays", "notes", "upper_loss"
+_UNFINISHED = "*.orbax-checkpoint-tmp"
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ class Checkpoints:
         items = {_NOTES: ocp.args.JsonSave({"arrays": described, "notes": dict(notes)})}
         if stored:  # Orbax refuses an empty tree: a run that is stopped at once has nothing to store
             items[_ARRAYS] = ocp.args.PyTreeSave(_nest(stored))
-        with naming_a_full_disk(self._folder):
+        with self._naming_a_full_disk():
             manager = self._manager()
             number = max(manager.all_steps(), default=0) + 1
             finite = upper_loss is not None and math.isfinite(upper_loss)
@@ -151,16 +155,29 @@ class Checkpoints:
                     opened.close()
 
     def _finish(self, number: int) -> None:
-        with naming_a_full_disk(self._folder):
+        with self._naming_a_full_disk():
             self._opened.wait_until_finished()
             if jax.process_index() == 0:
                 seal(self._folder / str(number))
+
+    @contextlib.contextmanager
+    def _naming_a_full_disk(self) -> Iterator[None]:
+        try:
+            with naming_a_full_disk(self._folder):
+                yield
+        except DiskFullError:
+            # Others need the disk, too: what could not be finished is of use to nobody.
+            for unfinished in self._folder.glob(_UNFINISHED):
+                shutil.rmtree(unfinished, ignore_errors=True)
+            raise
 
     def _manager(self) -> Any:
         if self._opened is None:
             # Imported here: it costs half a second, and only a run that saves need pay for it.
             import orbax.checkpoint as ocp
 
+            # Errors of its threads reach us and are said in a line; Orbax logs each with a page of its own besides.
+            logging.getLogger("absl").addFilter(_is_not_orbaxs)
             self._opened = ocp.CheckpointManager(
                 self._folder.absolute(),
                 options=ocp.CheckpointManagerOptions(
@@ -188,6 +205,10 @@ class Checkpoints:
             flat = _flatten(restored[_ARRAYS], stored)
         arrays = {name: _restored(flat.get(name), text) for name, text in described.items()}
         return Checkpoint(number, arrays, written["notes"])
+
+
+def _is_not_orbaxs(record: logging.LogRecord) -> bool:
+    return "orbax" not in record.pathname
 
 
 class _LastAndBest:

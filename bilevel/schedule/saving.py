@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from bilevel.runtime.checkpoints import CheckpointOptions, Checkpoints
+from bilevel.runtime.timing import part
 from bilevel.schedule.driver import Schedule
 from bilevel.schedule.saved import put_together, take_apart
 from bilevel.schedule.state import Context, RunState
@@ -71,8 +72,9 @@ class CheckpointSaver:
 
     def save(self, state: RunState) -> None:
         began = self._clock()
-        arrays, notes = take_apart(state, self._start)
-        self._checkpoints.save(arrays, {"state": notes, "run": dict(self._note())}, state.upper_loss)
+        with part("saving"):
+            arrays, notes = take_apart(state, self._start)
+            self._checkpoints.save(arrays, {"state": notes, "run": dict(self._note())}, state.upper_loss)
         self._saved_at, self._saved_step = self._clock(), state.step
         self._seconds_a_save = self._saved_at - began
 

@@ -130,4 +130,4 @@ def test_on_a_full_disk_a_run_ends_with_a_word_and_goes_on_with_more_room(
         assert "BDS continues after step" in done.stderr
         same_run(disk / "run", whole)
     finally:
-        subprocess.run(["umount", str(disk)], check=True)
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)

@@ -178,6 +178,8 @@ def test_a_full_disk_is_named_and_leaves_the_checkpoint_before(tmp_path: Path) -
     found = Checkpoints(tmp_path).read_newest(MESH)
     assert found is not None
     assert found.notes == {"good": True}
+    assert numbers(tmp_path) == [1]
+    assert not list(tmp_path.glob("*tmp*"))
 
 
 def test_a_seal_knows_every_file(tmp_path: Path) -> None:
