@@ -12,6 +12,7 @@ from types import FrameType
 from typing import TypeVar
 
 from bilevel.errors import InputError
+from bilevel.runtime.disk import is_disk_full
 from bilevel.runtime.stopping import RunEnded
 from bilevel.runtime.timing import Timings
 from bilevel.runtime.wandb_sink import check_wandb
@@ -61,6 +62,11 @@ def run_command(
         return 2
     except NonFiniteError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        print(f"error: {error}; make room there", file=sys.stderr)
         return 1
     except RunEnded as ended:
         print(f"{'error: ' if ended.code == 1 else ''}{ended}", file=sys.stderr)

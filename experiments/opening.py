@@ -68,8 +68,10 @@ def open_folder(
 
 def _say_what_changed(folder: Path) -> None:
     """Says when a run goes on where its numbers may come out otherwise, in their last digits."""
-    before = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    now = environment()
+    path = folder / "environment.json"
+    if not path.exists():
+        return
+    before, now = json.loads(path.read_text(encoding="utf-8")), environment()
     was, is_ = (
         {"jaxlib": found["packages"].get("jaxlib"), "devices": f"{found['devices']} x {found['device_kind']}"}
         for found in (before, now)

@@ -18,6 +18,8 @@ from bilevel.schedule.train import Train
 
 _START = "start"
 _TUPLE = "tuple"
+_FORMAT = 1
+"""Goes up whenever notes of earlier versions can no longer be read."""
 
 
 def take_apart(state: RunState, start: RunState) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -39,6 +41,7 @@ def take_apart(state: RunState, start: RunState) -> tuple[dict[str, Any], dict[s
     names = _Names(start)
     solver = None if state.solver is None else names.by_path(state.solver, "solver")
     notes = {
+        "format": _FORMAT,
         "models": {name: names.nested(model, f"models/{name}") for name, model in state.models.items()},
         "solver": solver,
         "unlogged": [
@@ -74,8 +77,11 @@ def put_together(
         context: what it ran with.
 
     Raises:
-        InputError: the schedule's solvers have states of another structure.
+        InputError: the state was written by another version: its notes, or the states of the schedule's solvers, have
+            another structure.
     """
+    if notes.get("format") != _FORMAT:
+        raise _other_version("its format")
     found = {**arrays, **_Names(start).known}
     position = Position(**notes["position"])
     models = {name: _nested(model, found) for name, model in notes["models"].items()}
