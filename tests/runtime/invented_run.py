@@ -42,6 +42,7 @@ class Settings:
     steps: int = 1500
     seed: int = 0
     run_dir: Path | None = None
+    notes: str | None = None
     batch_size: int = 32
     weighting: Weighting = Weighting()
 

@@ -119,6 +119,14 @@ def test_runs_of_the_same_settings_and_seed_are_no_independent_draws(tmp_path: P
     assert comparison.differences == {}
 
 
+def test_settings_that_another_version_did_not_know_are_as_if_unset(tmp_path: Path) -> None:
+    older, newer = (invent(tmp_path, name, seed) for seed, name in enumerate(("older", "newer")))
+    lines = (older / "config.yaml").read_text().splitlines(keepends=True)
+    (older / "config.yaml").write_text("".join(line for line in lines if not line.startswith("notes")))
+    assert len(lines) > len((older / "config.yaml").read_text().splitlines())
+    assert len(compare([older, newer]).groups) == 1
+
+
 def test_the_table_says_what_its_numbers_are(compared: Comparison) -> None:
     text = comparison_text(compared)
     assert text.splitlines()[0].split("  ")[0] == "runs"

@@ -12,6 +12,7 @@ from bilevel.runtime.report import write_report
 from bilevel.runtime.report.__main__ import main
 from bilevel.runtime.results import write_row_results
 from bilevel.runtime.run_folder import read_summary, write_summary
+from bilevel.runtime.run_record import write_finished
 from bilevel.runtime.sections import Chart, Section, Table, write_section
 from bilevel.runtime.warnings_file import add_warning, read_warnings
 from tests.runtime.html_page import Page
@@ -208,12 +209,14 @@ def test_a_run_that_goes_on_or_was_killed_is_shown_as_far_as_it_came(
     (tmp_path / "extremes.jsonl").write_text(extremes[:-30])
     for name in ("summary.json", "weights.parquet", "timings.json"):
         (tmp_path / name).unlink()
+    write_finished(tmp_path, "bds", {"results": {"test_loss": 0.7654}, "metrics": 0})
     assert main([str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"report: {tmp_path}/report.html\n"
     page = Page(tmp_path / "report.html")
     assert "bds_alpaca · seed 0" in page.text
     assert "This run has not finished. uniform SFT has reached step 45; " in page.text
     assert "direct mixing, validation only, clean only (oracle) have not begun." in page.text
+    assert "BDS 0.7654" in page.text
     assert page.pictures == 4
 
 

@@ -11,7 +11,7 @@ from bilevel.errors import InputError
 from bilevel.runtime.report.intervals import Interval, interval
 from bilevel.runtime.report.lines import Line
 from bilevel.runtime.report.measurements import points
-from bilevel.runtime.report.page import flat
+from bilevel.runtime.report.page import UNSET, flat
 from bilevel.runtime.report.run_files import RunFiles, read_run
 from bilevel.runtime.table import Column, method_title, result_columns
 
@@ -168,7 +168,9 @@ def compare(folders: Sequence[Path]) -> Comparison:
 
 def _settings(run: RunFiles) -> dict[str, str]:
     experiment = {"experiment": str(run.summary.get("experiment", ""))}
-    return experiment | {key: value for key, value in flat(run.config) if not _is_apart(key)}
+    # What is not set says as much as what another version did not know.
+    told = {key: value for key, value in flat(run.config) if value != UNSET}
+    return experiment | {key: value for key, value in told.items() if not _is_apart(key)}
 
 
 def _is_apart(key: str) -> bool:

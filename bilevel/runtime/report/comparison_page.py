@@ -7,7 +7,7 @@ from bilevel.runtime.report.comparison import Comparison, Group
 from bilevel.runtime.report.intervals import EXPLANATION
 from bilevel.runtime.report.lines import Picture, line_picture
 from bilevel.runtime.report.measurements import measurements
-from bilevel.runtime.report.page import write_page
+from bilevel.runtime.report.page import UNSET, write_page
 from bilevel.runtime.report.run_parts import duration
 from bilevel.runtime.table import align, method_title
 
@@ -25,7 +25,7 @@ def comparison_text(comparison: Comparison) -> str:
     if comparison.differences:
         letters = tuple(group.letter for group in comparison.groups)
         settings = [
-            (key, *("–" if value is None else value for value in values))
+            (key, *(UNSET if value is None else value for value in values))
             for key, values in comparison.differences.items()
         ]
         parts.append(align(("differs", *letters), (), settings))
@@ -55,7 +55,7 @@ def write_comparison(comparison: Comparison, path: Path) -> None:
             "pictures": _pictures(comparison),
             "letters": [group.letter for group in groups],
             "differences": [
-                (key, *("–" if value is None else value for value in values))
+                (key, *(UNSET if value is None else value for value in values))
                 for key, values in comparison.differences.items()
             ],
             "runs": [

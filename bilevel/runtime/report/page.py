@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from bilevel.runtime.atomic import write_atomically
 
+UNSET = "–"
 _HERE = Path(__file__).parent
 
 
@@ -38,7 +39,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         if isinstance(value, Mapping) and value:
             lines += flat(value, f"{prefix}{key}.")
         elif isinstance(value, list):
-            lines.append((f"{prefix}{key}", ", ".join(map(str, value)) or "–"))
+            lines.append((f"{prefix}{key}", ", ".join(map(str, value)) or UNSET))
         else:
-            lines.append((f"{prefix}{key}", "–" if value is None else str(value)))
+            lines.append((f"{prefix}{key}", UNSET if value is None else str(value)))
     return lines

@@ -12,6 +12,7 @@ from bilevel.errors import InputError
 from bilevel.runtime import config_file, metrics, weights
 from bilevel.runtime.results import EXTREMES
 from bilevel.runtime.run_facts import RunFacts, read_facts
+from bilevel.runtime.run_record import read_finished
 from bilevel.runtime.sections import Section, read_sections
 from bilevel.runtime.timing import Part, read_timings
 from bilevel.runtime.warnings_file import read_warnings
@@ -26,6 +27,7 @@ class RunFiles:
     Args:
         folder: where it was read.
         summary: `summary.json`; a run that has not finished has none.
+        done: results of the methods that are done, by method.
         facts: `run.json`.
         config: `config.yaml`, as plain values.
         environment: `environment.json`.
@@ -40,6 +42,7 @@ class RunFiles:
 
     folder: Path
     summary: Mapping[str, Any]
+    done: Mapping[str, Mapping[str, float | None]]
     facts: RunFacts
     config: Mapping[str, Any]
     environment: Mapping[str, Any]
@@ -58,8 +61,8 @@ class RunFiles:
 
     @property
     def results(self) -> Mapping[str, Mapping[str, float | None]]:
-        """Results by method, in the order in which they ran."""
-        return self.summary.get("methods", {})
+        """Results by method, in the order in which they ran; of a run that goes on, of those that are done."""
+        return self.summary.get("methods") or self.done
 
     @property
     def methods(self) -> list[str]:
@@ -99,10 +102,13 @@ def read_run(folder: Path) -> RunFiles:
             f"{folder}: no run folder ({SUMMARY}, {config_file.FILE} and {metrics.FILE} are missing); "
             "name the folder of a run"
         )
+    facts = read_facts(folder)
+    done = {method: read_finished(folder, method) for method in facts.methods}
     return RunFiles(
         folder=folder,
         summary=_read_object(folder / SUMMARY),
-        facts=read_facts(folder),
+        done={method: found["results"] for method, found in done.items() if found is not None},
+        facts=facts,
         config=config_file.read_raw_config(folder) if (folder / config_file.FILE).exists() else {},
         environment=_read_object(folder / ENVIRONMENT),
         metrics=metrics.read_metrics(folder),
