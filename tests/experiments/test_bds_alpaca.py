@@ -7,7 +7,6 @@ import json
 import datasets
 import numpy as np
 import pytest
-import wandb
 from huggingface_hub import ModelCard
 from transformers import AutoTokenizer
 
@@ -291,6 +290,7 @@ def test_wandb_without_its_package_is_refused_before_anything_runs(monkeypatch, 
 
 
 def test_wandb_offline_keeps_everything_in_the_run_folder(monkeypatch, tmp_path):
+    wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
     flags = ["--baselines", "none", "--run-dir", "run", "--wandb", "project"]

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import wandb
-from wandb.proto import wandb_internal_pb2
 
 from bilevel.errors import InputError
 from bilevel.runtime.metrics import MetricsWriter
 from bilevel.runtime.wandb_sink import WandbSink, check_wandb
+
+wandb = pytest.importorskip("wandb")
+wandb_internal_pb2 = pytest.importorskip("wandb.proto.wandb_internal_pb2")
 
 BLOCK, HEADER = 32768, 7
 
