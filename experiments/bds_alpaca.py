@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel.core import RowProblem
+from bilevel.data import arrange_rows
 from bilevel.methods import bds, clean_only, direct_mixing, uniform_tuning, validation_only
 from bilevel.methods.baselines import UpperFunction
 from bilevel.objectives import mean_loss
@@ -21,7 +22,7 @@ from bilevel.runtime.fingerprint import fingerprint_source
 from bilevel.schedule import Schedule
 from experiments.bds_config import AUTHOR_WARNING, PRESETS, BDSAlpaca, check_author, presets_for
 from experiments.command import run_command
-from experiments.inputs import Inputs, load_inputs
+from experiments.inputs import Inputs, load_inputs, with_packing_notice
 from experiments.options import in_steps
 from experiments.session import Methods, run_methods
 from experiments.user_objective import find_objective, upper_objective
@@ -39,6 +40,10 @@ def run(config: BDSAlpaca) -> None:
     pool_rows = len(inputs.sets.encoded["pool"])
     # The folder keeps the configuration as it was asked for: epochs of whatever rows it is run on again.
     training = in_steps(config.training, PRESETS[config.preset].training, pool_rows)
+    if objective is not None and training.upper_packing is None:
+        # Somebody's own function may count on one row a sequence.
+        training = replace(training, upper_packing="off")
+    inputs = with_packing_notice(inputs, training.plan, config.seed)
     methods = _methods(replace(config, training=training), inputs, objective)
     also = {} if objective is None else {"the file of --upper": fingerprint_source(objective)}
     run_methods(NAME, config, inputs, methods, main="bds", began=began, also=also)
@@ -64,7 +69,8 @@ def _methods(config: BDSAlpaca, inputs: Inputs, objective: Callable[..., Any] | 
 def _upper(config: BDSAlpaca, inputs: Inputs, objective: Callable[..., Any]) -> UpperFunction:
     """The user's objective, tried on the first rows that it will see together."""
     rows, training = inputs.sets.encoded["validation"], config.training
-    batch = rows.batch(np.arange(min(len(rows), training.upper_rows // training.accumulate)))
+    seen = np.arange(min(len(rows), training.upper_rows // training.accumulate))
+    batch = arrange_rows(rows, seen[None], training.upper_packing or "off").batch(seen)
     outer = jnp.zeros(len(inputs.sets.encoded["pool"]))
     return upper_objective(str(config.upper), objective, inputs.objective_model, outer, inputs.params, batch)
 

@@ -84,6 +84,7 @@ _PUBLISHED = BDSAlpaca(
         batch_rows=32,
         upper_rows=32,
         accumulate=4,
+        packing="auto",
         learning_rate=5e-6,
         warmup_share=0.0,
         final_share=1.0,
@@ -96,7 +97,7 @@ _PUBLISHED = BDSAlpaca(
 PRESETS = {
     "tiny": BDSAlpaca(
         training=TrainingSettings(
-            steps=2000, batch_rows=64, upper_rows=16, learning_rate=8e-3, weight_decay=0.3
+            steps=2000, batch_rows=64, upper_rows=16, packing="auto", learning_rate=8e-3, weight_decay=0.3
         ),
         bds=BDSSettings(outer_warmup=150),
     ),

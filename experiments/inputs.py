@@ -27,6 +27,7 @@ from bilevel.errors import InputError
 from bilevel.objectives import exact_matches, response_losses
 from bilevel.runtime.devices import AXIS, data_mesh
 from bilevel.runtime.timing import part
+from bilevel.schedule import BatchPlan, packing_notice
 from experiments.options import CorpusOptions, DataOptions, LoraOptions, ModelOptions
 from experiments.tuned_model import (
     Compute,
@@ -131,6 +132,13 @@ def load_inputs(
     if tuned.described:
         sets = replace(sets, notices=(*sets.notices, tuned.described))
     return _inputs(sets, tokenizer, tuned, compute)
+
+
+def with_packing_notice(inputs: Inputs, plan: BatchPlan, seed: int) -> Inputs:
+    """Returns the same inputs with a line on how their batches are packed."""
+    sets = inputs.sets
+    notice = packing_notice(sets.encoded["pool"], sets.encoded["validation"], plan, seed, data_mesh())
+    return replace(inputs, sets=replace(sets, notices=(*sets.notices, notice))) if notice else inputs
 
 
 def _inputs(sets: PreparedSets, tokenizer: Tokenizer, model: TunedModel, compute: Compute) -> Inputs:

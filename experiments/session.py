@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -213,7 +213,11 @@ def _evaluated(schedule: Schedule, inputs: Inputs) -> Schedule:
 
 def _steps(schedule: Schedule) -> int:
     """Solver steps of a schedule."""
-    return sum(move.steps for moves in schedule for move in moves if isinstance(move, Train))
+    return sum(move.steps for move in _trains(schedule))
+
+
+def _trains(schedule: Schedule) -> Iterator[Train]:
+    return (move for moves in schedule for move in moves if isinstance(move, Train))
 
 
 def _context(name: str, schedule: Schedule, inputs: Inputs, config: Any) -> Context:
@@ -231,4 +235,5 @@ def _context(name: str, schedule: Schedule, inputs: Inputs, config: Any) -> Cont
         timed=lambda move: part(f"{method_title(name)}: {move}"),
         log_every=max(1, _steps(schedule) // 60),
         evaluation_rows=-(-_EVALUATION_ROWS // devices) * devices,
+        packing=next((move.plan.packing for move in _trains(schedule)), "off"),
     )

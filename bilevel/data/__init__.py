@@ -8,7 +8,7 @@ from bilevel.data.encode import EncodedRows, Encoding, encode_rows
 from bilevel.data.encode_text import encode_documents, encode_passages
 from bilevel.data.files import ReadRows, read_rows, write_rejected, write_rows
 from bilevel.data.order import RowOrder
-from bilevel.data.packing import PackedRows, first_fit_decreasing, pack_rows
+from bilevel.data.packing import PackedRows, Packing, arrange_rows, first_fit_decreasing, pack_rows
 from bilevel.data.rows import LABELS, Rejected, Row
 from bilevel.data.templates import ALPACA, PLAIN, RAW, TEMPLATES, Template, choose_template, get_template
 from bilevel.data.tokenizer import Tokenizer, check_vocabulary, load_tokenizer, train_tokenizer
@@ -27,6 +27,7 @@ __all__ = [
     "Encoding",
     "Overlap",
     "PackedRows",
+    "Packing",
     "ReadRows",
     "Rejected",
     "Row",
@@ -35,6 +36,7 @@ __all__ = [
     "Template",
     "Tokenizer",
     "Truncated",
+    "arrange_rows",
     "check_overlap",
     "check_rejected",
     "check_vocabulary",

@@ -19,9 +19,9 @@ from bilevel.errors import InputError
 _LENGTH_MULTIPLE = 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EncodedRows:
-    """Rows with their tokens, padded on the right to one length T.
+    """Rows with their tokens, padded on the right to one length T; two of them are equal if they are the same.
 
     Args:
         rows: where the tokens come from; a row's position here is its `row_id`.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import optax
 
+from bilevel.data import Packing
 from bilevel.schedule.batches import BatchPlan
 
 
@@ -20,6 +21,9 @@ class TrainingSettings:
         batch_rows: rows of a lower batch, over all devices and micro-batches.
         upper_rows: rows of an upper batch.
         accumulate: micro-batches that a batch is cut into; gradients are accumulated exactly.
+        packing: whether several short rows share a sequence; auto: where that leaves out a tenth of the tokens. Row
+            losses must know of it, as those of `bilevel.objectives` do on models that keep segments apart.
+        upper_packing: the same of upper batches; by default as packing.
         learning_rate: peak, after warm-up.
         warmup_share: share of the steps over which the learning rate rises from 0.
         final_share: where the cosine ends, as a share of the peak.
@@ -34,6 +38,8 @@ class TrainingSettings:
     batch_rows: int = 32
     upper_rows: int = 32
     accumulate: int = 1
+    packing: Packing = "off"
+    upper_packing: Packing | None = None
     learning_rate: float = 1e-4
     warmup_share: float = 0.05
     final_share: float = 0.1
@@ -62,7 +68,13 @@ class TrainingSettings:
     @property
     def plan(self) -> BatchPlan:
         """How a step's batches are cut."""
-        return BatchPlan(self.batch_rows, self.upper_rows, self.accumulate)
+        return BatchPlan(
+            self.batch_rows,
+            self.upper_rows,
+            self.accumulate,
+            packing=self.packing,
+            upper_packing=self.upper_packing,
+        )
 
     def optimizer(self) -> optax.GradientTransformation:
         """Returns clipping, AdamW, linear warm-up and cosine decay, as one chain with a derivative."""

@@ -1,6 +1,7 @@
 """Schedules: rounds of moves over one run state, and the driver that runs them."""
 
 from bilevel.schedule.batches import BatchPlan as BatchPlan
+from bilevel.schedule.batches import packing_notice as packing_notice
 from bilevel.schedule.driver import Schedule as Schedule
 from bilevel.schedule.driver import check_schedule as check_schedule
 from bilevel.schedule.driver import run_schedule as run_schedule

@@ -219,7 +219,7 @@ class Evaluate(Move):
 
 def _all_rows(name: str, state: RunState, context: Context) -> Iterator[tuple[np.ndarray, Batch]]:
     """Yields all rows of a data set in turn, until the run is asked to stop; what was found so far is found again."""
-    for ids, batch in in_turn(context.data[name], context.evaluation_rows, context.mesh):
+    for ids, batch in in_turn(context.data[name], context.evaluation_rows, context.mesh, context.packing):
         if context.saver.stopping:
             raise Stopped(state)
         yield ids, batch

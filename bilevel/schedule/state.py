@@ -15,7 +15,7 @@ from bilevel.core.losses import RowLosses
 from bilevel.core.problem import Batch
 from bilevel.core.solver import SolverState, StepReport
 from bilevel.core.tree import PyTree
-from bilevel.data import EncodedRows
+from bilevel.data import EncodedRows, Packing
 from bilevel.runtime.sections import Section
 
 
@@ -152,6 +152,7 @@ class Context:
         folder: where the run keeps its files; None for a run in memory alone.
         log_every: steps between logged numbers.
         evaluation_rows: rows of a batch when scoring and evaluating.
+        packing: whether several rows share a sequence then.
         patience: skipped steps in a row that end the run.
         saver: told of states that could be continued from, and asked whether to stop.
     """
@@ -169,5 +170,6 @@ class Context:
     folder: Path | None = None
     log_every: int = 20
     evaluation_rows: int = 128
+    packing: Packing = "off"
     patience: int = 10
     saver: Saver = field(default_factory=KeepsNothing)

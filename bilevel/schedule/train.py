@@ -15,8 +15,8 @@ from bilevel.core.compiled import Compiled
 from bilevel.core.problem import Batch, RowProblem
 from bilevel.core.solver import BOTH, Level, Solver, SolverState, StepReport
 from bilevel.core.tree import PyTree
-from bilevel.runtime.devices import place_batch, replicate
-from bilevel.schedule.batches import BatchPlan, LowerBatches, UpperBatches
+from bilevel.runtime.devices import replicate
+from bilevel.schedule.batches import BatchPlan, LowerBatches, UpperBatches, first_rows
 from bilevel.schedule.moves import Move
 from bilevel.schedule.state import Context, RunState, Stopped
 from bilevel.weighting.statistics import effective_sample_size
@@ -70,13 +70,16 @@ class Train(Move):
     def check(self, context: Context) -> None:
         """Raises InputError when a batch is larger than its data, or the devices cannot share it."""
         pool, trusted = context.data[self.over], context.data[self.upper]
-        LowerBatches(pool, np.arange(len(pool)), self.plan, 2 * context.seed, context.mesh)(0)
-        UpperBatches(trusted, self.plan, 2 * context.seed + 1, context.mesh)(0)
+        padded = replace(self.plan, packing="off", upper_packing="off")
+        LowerBatches(pool, np.arange(len(pool)), padded, 2 * context.seed, context.mesh)(0)
+        UpperBatches(trusted, padded, 2 * context.seed + 1, context.mesh)(0)
 
     def run(self, state: RunState, context: Context) -> RunState:
         pool = context.data[self.over]
         lower_batches, upper_batches = self._batches(state, context)
-        monitored = _first_rows(context, self.upper)
+        # One fixed batch of trusted rows, so that the logged upper losses of all methods compare.
+        packing = self.plan.upper_packing or self.plan.packing
+        monitored = first_rows(context.data[self.upper], _MONITORED_ROWS, context.mesh, packing)
 
         solver_state = self._begin(state, context)
         step, upper = _compiled_step(self.solver), _compiled_upper(self.problem)
@@ -181,14 +184,6 @@ def _reached(
         upper_loss=upper_loss,
         unlogged=tuple(seen),
     )
-
-
-def _first_rows(context: Context, name: str) -> Any:
-    """Returns one fixed batch of trusted rows, so that the logged upper losses of all methods compare."""
-    rows = context.data[name]
-    size = _MONITORED_ROWS
-    ids = np.where(np.arange(size) < len(rows), np.arange(size), -1)
-    return place_batch(rows.batch(ids), context.mesh, axis=0)
 
 
 def _stop_when_stuck(in_a_row: int, reports: list[StepReport], rows: Any, patience: int) -> None:

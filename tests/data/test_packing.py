@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 import models
-from bilevel.data import EncodedRows, PackedRows, Row, RowOrder, first_fit_decreasing, pack_rows
+from bilevel.data import (
+    EncodedRows,
+    PackedRows,
+    Row,
+    RowOrder,
+    arrange_rows,
+    first_fit_decreasing,
+    pack_rows,
+)
 from bilevel.errors import InputError
 from bilevel.objectives import response_losses
 from bilevel.runtime.devices import data_mesh, place_batch, replicate
@@ -121,9 +129,42 @@ def test_batches_of_a_plan_compile_once() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(InputError, match="a:1: 12 tokens do not fit into packed sequences of 11"):
         pack_rows(ROWS, [range(12)], length=11)
-    with pytest.raises(
-        InputError, match=r"a batch of 2 rows \(among them a:10\) needs 2 packed sequences of 12"
-    ):
-        PackedRows(ROWS, 12, 1).batch([1, 10])
     with pytest.raises(InputError, match="there is no batch to plan packing for"):
         pack_rows(ROWS, [])
+
+
+def test_an_unlucky_batch_gets_a_sequence_for_each_row() -> None:
+    packed = PackedRows(ROWS, 12, 1)
+    assert packed.batch([2, 6, -1])["tokens"].shape == (1, 12)
+    ids = np.array([1, 10, 4])
+    batch = packed.batch(ids)
+    assert batch["tokens"].shape == (3, 12)
+    losses = jax.jit(row_losses)
+    chex.assert_trees_all_close(losses(PARAMS, batch), losses(PARAMS, ROWS.batch(ids)), rtol=1e-5, atol=1e-5)
+
+
+def test_leading_axes_are_packed_one_by_one_at_one_shape() -> None:
+    ids = np.array([[[0, 2, 6], [1, 10, -1]], [[3, 4, 5], [7, 8, 9]]])
+    packed = pack_rows(ROWS, ids.reshape(-1, 3))
+    batch = packed.batch(ids)
+    assert batch["tokens"].shape == (2, 2, packed.sequences, 12)
+    for step in range(2):
+        for micro in range(2):
+            chex.assert_trees_all_equal(
+                {name: array[step, micro] for name, array in batch.items()}, packed.batch(ids[step, micro])
+            )
+    # One that does not fit takes all of them along, so that a step has one shape.
+    assert PackedRows(ROWS, 12, 1).batch(ids)["tokens"].shape == (2, 2, 3, 12)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "packing", "sequences"),
+    [([3] * 12, "auto", 3), ([3] * 12, "off", None), ([12] * 12, "auto", None), ([12] * 12, "on", 12)],
+)
+def test_auto_packs_where_it_saves_tokens(lengths: list[int], packing, sequences: int | None) -> None:
+    rows = encoded(lengths)
+    found = arrange_rows(rows, np.arange(12)[None], packing)
+    if sequences is None:
+        assert found is rows
+    else:
+        assert found.sequences == sequences
