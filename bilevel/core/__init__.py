@@ -25,6 +25,14 @@ from bilevel.core.problem import Problem as Problem
 from bilevel.core.problem import RowProblem as RowProblem
 from bilevel.core.problem import Weighting as Weighting
 from bilevel.core.solver import alternating as alternating
+from bilevel.core.solver import amigo as amigo
+from bilevel.core.solver import dynamic_multiplier as dynamic_multiplier
+from bilevel.core.solver import fixed_multiplier as fixed_multiplier
+from bilevel.core.solver import growing_multiplier as growing_multiplier
 from bilevel.core.solver import penalty as penalty
 from bilevel.core.solver import population as population
+from bilevel.core.solver import soba as soba
+from bilevel.core.solver import value_gap as value_gap
 from bilevel.core.unroll import unroll as unroll
+from bilevel.core.zeroth_order import evolution_strategies as evolution_strategies
+from bilevel.core.zeroth_order import pzobo as pzobo

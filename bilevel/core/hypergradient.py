@@ -75,6 +75,7 @@ class Diagnostics(struct.PyTreeNode):
         residual: relative residual of a linear system.
         curvature: smallest curvature p.Ap / p.p that was met in the system's matrix A = H + damping I.
         damping: what was added to every eigenvalue.
+        multiplier: of the lower level's excess, where a solver chooses it.
         finite: whether the estimate is.
     """
 
@@ -85,6 +86,7 @@ class Diagnostics(struct.PyTreeNode):
     residual: Any = None
     curvature: Any = None
     damping: Any = None
+    multiplier: Any = None
     finite: Any = None
 
 

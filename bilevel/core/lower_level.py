@@ -69,7 +69,7 @@ class LowerLevel(NamedTuple):
 
     Attributes:
         weigh: `(outer, memory, inner, batches) -> Weighed`; takes `losses=` of the batch's rows where they are known.
-        gradient: `(outer, weights, inner, batches) -> LowerPass`.
+        gradient: `(outer, weights, inner, batches) -> LowerPass`; with `twice=True` one that can be differentiated.
         cross_signal: `(outer, weights, inner, batches, direction) -> signal` of
             d/d outer < grad_inner lower, direction >.
         linearised_gradient: `(outer, weights, inner, batches, direction) -> LinearisedPass`: gradient, Hessian and
@@ -81,7 +81,7 @@ class LowerLevel(NamedTuple):
     """
 
     weigh: Callable[..., Weighed]
-    gradient: Callable[[PyTree, Any, PyTree, Batch], LowerPass]
+    gradient: Callable[..., LowerPass]
     cross_signal: Callable[[PyTree, Any, PyTree, Batch, PyTree], PyTree]
     linearised_gradient: Callable[[PyTree, Any, PyTree, Batch, PyTree], LinearisedPass]
     remember: Callable[[PyTree, Batch, Any], PyTree]
@@ -97,7 +97,7 @@ def lower_level(problem: Problem | RowProblem) -> LowerLevel:
 
 def _of_rows(problem: RowProblem) -> LowerLevel:
     weighting, reduction = problem.weighting, problem.reduction
-    losses_of = problem.first_order or problem.row_losses
+    once = problem.first_order or problem.row_losses
 
     def weigh(
         outer: PyTree, memory: PyTree, inner: PyTree, batches: Batch, losses: RowLosses | None = None
@@ -133,9 +133,14 @@ def _of_rows(problem: RowProblem) -> LowerLevel:
         return gradient, Mean(value, count), losses
 
     def gradient(
-        outer: PyTree, weights: Float[Array, "micro rows"], inner: PyTree, batches: Batch
+        outer: PyTree,
+        weights: Float[Array, "micro rows"],
+        inner: PyTree,
+        batches: Batch,
+        twice: bool = False,
     ) -> LowerPass:
         def one(batch: Batch, weights: Float[Array, " rows"]) -> tuple[tuple[Mean, PyTree], RowLosses]:
+            losses_of = problem.row_losses if twice else once
             gradient, mean, losses = weighted_gradient(losses_of, inner, batch, weights)
             return (mean, gradient), losses
 
@@ -195,7 +200,9 @@ def _of_functions(problem: Problem) -> LowerLevel:
     def weigh(outer: PyTree, memory: PyTree, inner: PyTree, batches: Batch, losses: None = None) -> Weighed:
         return Weighed(None, None, lambda signal: signal, lambda gradient: gradient)
 
-    def gradient(outer: PyTree, weights: None, inner: PyTree, batches: Batch) -> LowerPass:
+    def gradient(
+        outer: PyTree, weights: None, inner: PyTree, batches: Batch, twice: bool = False
+    ) -> LowerPass:
         loss, (signal, gradient) = mean_value_and_gradient(problem.lower, (outer, inner), batches)
         return LowerPass(loss, gradient, signal, None)
 

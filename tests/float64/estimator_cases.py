@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -25,6 +26,7 @@ class Case(NamedTuple):
         more: settings with four times the work, which must never be worse; None where nothing can be increased.
         settle: steps at frozen outer variables before the estimate is read: copies part, directions settle.
         from_zero: whether those steps (and the estimate) start at zero instead of the optimum.
+        lower_steps: lower steps around which the estimate is made, all on the same batch.
     """
 
     problem: str
@@ -34,6 +36,7 @@ class Case(NamedTuple):
     more: dict[str, Any] | None = None
     settle: int = 0
     from_zero: bool = False
+    lower_steps: int = 1
 
     @property
     def name(self) -> str:
@@ -45,11 +48,16 @@ class Measured(NamedTuple):
     cosine: float
 
 
-def outer_gradient(known: Known, settings: EstimatorSettings, settle: int = 0, from_zero: bool = False):
+def outer_gradient(
+    known: Known,
+    settings: EstimatorSettings,
+    settle: int = 0,
+    from_zero: bool = False,
+    lower_steps: int = 1,
+):
     """The hypergradient that a solver descends, read off by an outer optimizer that applies it as it is."""
     solver = make_solver(settings, known.problem, known.optimizer, optax.sgd(1.0), outer_start=known.outer)
     inner = jax.tree.map(np.zeros_like, known.inner) if from_zero else known.inner
-    lower = jax.tree.map(lambda x: np.asarray(x)[None, None], known.lower_batch)
     upper = jax.tree.map(lambda x: np.asarray(x)[None], known.upper_batch)
 
     state = solver.init(jax.random.key(0), inner)
@@ -58,6 +66,7 @@ def outer_gradient(known: Known, settings: EstimatorSettings, settle: int = 0, f
     @jax.jit
     def estimate(state):
         outer = state.outer.inner
+        lower = jax.tree.map(lambda x: jnp.broadcast_to(x, (lower_steps, 1, *x.shape)), known.lower_batch)
         if settle:
 
             def move(state, _):
@@ -72,9 +81,11 @@ def outer_gradient(known: Known, settings: EstimatorSettings, settle: int = 0, f
 
 
 @cache
-def _measured(name: str, settings: EstimatorSettings, settle: int, from_zero: bool) -> Measured:
+def _measured(
+    name: str, settings: EstimatorSettings, settle: int, from_zero: bool, lower_steps: int
+) -> Measured:
     known = problem(name)
-    found, report = outer_gradient(known, settings, settle, from_zero)
+    found, report = outer_gradient(known, settings, settle, from_zero, lower_steps)
     assert report.finite
     found, reference = (
         np.concatenate([np.ravel(x) for x in jax.tree.leaves(t)]) for t in (found, known.reference)
@@ -87,7 +98,7 @@ def _measured(name: str, settings: EstimatorSettings, settle: int, from_zero: bo
 
 
 def measured(case: Case) -> Measured:
-    return _measured(case.problem, case.settings, case.settle, case.from_zero)
+    return _measured(case.problem, case.settings, case.settle, case.from_zero, case.lower_steps)
 
 
 def with_more_work(case: Case) -> Case:
@@ -146,6 +157,57 @@ IMPLICIT = (
 )
 FIRST_ORDER = (
     Case("breast_cancer, ridges", EstimatorSettings("penalty", gamma=100.0), cosine=0.97, settle=200),
+    Case(
+        "breast_cancer, ridges",
+        EstimatorSettings("value_gap", gamma=100.0),
+        error=0.02,
+        cosine=0.97,
+        settle=200,
+        lower_steps=20,
+    ),
+    Case("breast_cancer, ridges", EstimatorSettings("bome"), cosine=0.95, settle=200, lower_steps=20),
+)
+SINGLE_LOOP = (
+    Case("quadratic", EstimatorSettings("soba"), error=1e-8, settle=2000),
+    Case("breast_cancer, rows", EstimatorSettings("soba"), error=1e-6, settle=500),
+    Case(
+        "breast_cancer, ridges",
+        EstimatorSettings("amigo", iterations=200),
+        error=1e-8,
+        more={"iterations": 800},
+    ),
+)
+TRAINING = (
+    Case(
+        "breast_cancer, ridges",
+        EstimatorSettings("unroll", last_steps=20),
+        error=0.01,
+        more={"last_steps": 80},
+        lower_steps=80,
+    ),
+    Case("breast_cancer, ridges", EstimatorSettings("unroll"), error=1e-8, lower_steps=2000),
+    Case("breast_cancer, rows", EstimatorSettings("unroll"), error=1e-8, lower_steps=2000),
+    Case("digits, rows", EstimatorSettings("unroll"), error=1e-2, lower_steps=200),
+    Case("breast_cancer, ridges", EstimatorSettings("unroll", mode="forward"), error=1e-8, lower_steps=500),
+    Case(
+        "breast_cancer, ridges",
+        EstimatorSettings("evolution_strategies", samples=8, radius=1e-3),
+        cosine=0.3,
+        more={"samples": 30},
+        lower_steps=200,
+    ),
+    Case(
+        "breast_cancer, ridges",
+        EstimatorSettings("evolution_strategies", samples=30, radius=1e-3),
+        error=1e-5,
+        lower_steps=500,
+    ),
+    Case(
+        "breast_cancer, ridges",
+        EstimatorSettings("pzobo", samples=30, radius=1e-5),
+        error=1e-3,
+        lower_steps=500,
+    ),
 )
 
-CASES = (*ONE_STEP, *IMPLICIT, *FIRST_ORDER)
+CASES = (*ONE_STEP, *IMPLICIT, *SINGLE_LOOP, *TRAINING, *FIRST_ORDER)

@@ -16,13 +16,16 @@ from bilevel.core.estimators.implicit import IMPLICIT
 from bilevel.core.estimators.one_step import ONE_STEP
 from bilevel.core.estimators.settings import EstimatorName as EstimatorName
 from bilevel.core.estimators.settings import EstimatorSettings as EstimatorSettings
+from bilevel.core.estimators.single_loop import SINGLE_LOOP
 from bilevel.core.estimators.table import Estimator as Estimator
 from bilevel.core.estimators.table import Ingredients as Ingredients
+from bilevel.core.estimators.training import TRAINING
 from bilevel.core.problem import Problem, RowProblem
 from bilevel.core.solver import Solver
 from bilevel.core.tree import PyTree
 
-ESTIMATORS: dict[str, Estimator] = {row.name: row for row in (*ONE_STEP, *IMPLICIT, *FIRST_ORDER)}
+_ROWS = (*ONE_STEP, *IMPLICIT, *SINGLE_LOOP, *TRAINING, *FIRST_ORDER)
+ESTIMATORS: dict[str, Estimator] = {row.name: row for row in _ROWS}
 
 
 def make_solver(

@@ -8,7 +8,8 @@ import optax
 
 from bilevel.core.estimators.settings import EstimatorSettings
 from bilevel.core.estimators.table import Estimator, Ingredients
-from bilevel.core.solver import Solver, penalty
+from bilevel.core.solver import Solver, dynamic_multiplier, fixed_multiplier, penalty, value_gap
+from bilevel.core.solver.value_gap import Multiplier
 
 
 def _share(settings: EstimatorSettings) -> float:
@@ -28,6 +29,10 @@ def _penalty(given: Ingredients, copies: Literal[1, 2]) -> Solver:
     )
 
 
+def _value_gap(given: Ingredients, multiplier: Multiplier) -> Solver:
+    return value_gap(given.problem, given.inner, given.outer, multiplier, given.outer_start)
+
+
 FIRST_ORDER = (
     Estimator(
         name="penalty",
@@ -39,7 +44,7 @@ FIRST_ORDER = (
         assumes="both copies near their optima, from the same start on the same batches; error of order 1 / gamma",
         solver=lambda given: _penalty(given, 2),
         scale=_share,
-        references="Shen & Chen 2023 (V-PBGD); Kwon et al. 2023 (F2SA); Shen et al. 2025 (SEAL)",
+        references="Kwon et al. 2023 (F2SA); Shen et al. 2025 (SEAL); matched copies of Shen & Chen 2023",
     ),
     Estimator(
         name="penalty_single",
@@ -52,5 +57,28 @@ FIRST_ORDER = (
         solver=lambda given: _penalty(given, 1),
         scale=_share,
         references="Shen et al. 2025 (SEAL, memory-efficient variant)",
+    ),
+    Estimator(
+        name="value_gap",
+        family="penalty",
+        formula="grad_outer upper + gamma [grad_outer lower(inner) - grad_outer lower(copy, K lower steps on)]",
+        when="memory for a second copy is there during a step only, and the lower level is solved in K steps",
+        cost="1 gradient a lower step, 2 gradients (1 upper, 1 lower) and 1 forward pass an outer step",
+        memory="second copy with its optimizer state, during the step",
+        assumes="K lower steps reach the optimum; what is still to be trained is multiplied by gamma",
+        solver=lambda given: _value_gap(given, fixed_multiplier(given.settings.gamma)),
+        scale=_share,
+        references="Shen & Chen 2023 (V-PBGD)",
+    ),
+    Estimator(
+        name="bome",
+        family="penalty",
+        formula="as value_gap, gamma the least under which the excess falls at a rate of eta |grad excess|^2",
+        when="no multiplier is known beforehand",
+        cost="as value_gap",
+        memory="as value_gap",
+        assumes="as value_gap; descends both levels, so single steps are no hypergradients",
+        solver=lambda given: _value_gap(given, dynamic_multiplier(given.settings.eta)),
+        references="Ye et al. 2022 (BOME)",
     ),
 )

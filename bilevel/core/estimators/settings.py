@@ -12,8 +12,15 @@ EstimatorName = Literal[
     "neumann",
     "nystrom",
     "dense",
+    "unroll",
+    "soba",
+    "amigo",
     "penalty",
     "penalty_single",
+    "value_gap",
+    "bome",
+    "evolution_strategies",
+    "pzobo",
 ]
 """Every name in the table, spelled out for command lines and type checkers."""
 
@@ -24,7 +31,7 @@ class EstimatorSettings:
 
     Attributes:
         name: which estimator; docs/estimators.md compares them.
-        iterations: products with the second derivative that `conjugate_gradient` and `neumann` spend.
+        iterations: products with the second derivative that `conjugate_gradient`, `neumann` and `amigo` spend.
         tolerance: relative residual at which `conjugate_gradient` stops early.
         curvature: which second derivative the implicit rules invert; `gauss_newton` is never negative.
         damping: added to its eigenvalues.
@@ -32,9 +39,14 @@ class EstimatorSettings:
         rank: sketched directions of `nystrom`.
         warm_start: whether `conjugate_gradient` and `neumann` begin at the last step's direction.
         reuse: whether to linearise once a solve: faster, at 2 to 2.7 times the memory.
-        step_size: of the step that `identity` differentiates through, None for 1; of `neumann`'s series, None for
-            1 / (largest eigenvalue).
+        step_size: of the step that `identity` differentiates through, None for 1; of the steps of `neumann`, `amigo`
+            and `soba` on the linear system, None for 1 / (estimate of the largest eigenvalue).
+        mode: how `unroll` differentiates: all modes agree; `forward` for few outer variables over many steps.
+        last_steps: how many lower steps `unroll` differentiates through, counted from the last; None for all.
         gamma: weight of the lower level's excess in the penalty forms, unless the method has a schedule of its own.
+        eta: share of the excess's own steepest descent that `bome` insists on.
+        samples: directions of `evolution_strategies` and `pzobo`.
+        radius: length of their differences, in each outer variable's own unit.
     """
 
     name: EstimatorName = "optimizer_aware"
@@ -47,7 +59,12 @@ class EstimatorSettings:
     warm_start: bool = False
     reuse: bool = False
     step_size: float | None = None
+    mode: Literal["mixed", "reverse", "forward"] = "mixed"
+    last_steps: int | None = None
     gamma: float = 100.0
+    eta: float = 0.5
+    samples: int = 8
+    radius: float = 1e-2
 
     def __post_init__(self) -> None:
         for name, inside, allowed in (
@@ -57,7 +74,11 @@ class EstimatorSettings:
             ("relative_damping", self.relative_damping >= 0, "0 or more"),
             ("rank", self.rank >= 1, "at least 1"),
             ("step_size", self.step_size is None or self.step_size > 0, "positive"),
+            ("last_steps", self.last_steps is None or self.last_steps >= 1, "at least 1"),
             ("gamma", self.gamma > 0, "positive"),
+            ("eta", 0 < self.eta <= 1, "in (0, 1]"),
+            ("samples", self.samples >= 1, "at least 1"),
+            ("radius", self.radius > 0, "positive"),
         ):
             if not inside:
                 raise ValueError(f"{name} must be {allowed}, not {getattr(self, name)}")

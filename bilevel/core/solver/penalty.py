@@ -50,6 +50,9 @@ def penalty(
     multiplied by gamma. On rows the outer signal is the *excess loss* l_i(inner) - l_i(second), read off the same
     passes that the gradients come from, so an outer step costs nothing beyond them.
 
+    With copies=2 and 1 / share - 1 the multiplier, this is F2SA where the multiplier grows (`growing_multiplier`), and
+    SEAL where the share falls by the epoch. V-PBGD and BOME find the value anew in each step: `value_gap`.
+
     `copies=1` drops the second copy (the published memory-efficient variant): the signal is the raw row loss, which
     cannot tell rows that are hard but useful from useless ones. Under LoRA the second copy is one more adapter.
 
@@ -105,9 +108,13 @@ def penalty(
             return after, (passed, upper, upper_outer, norm(upper_gradient), signal, weighed)
 
         after = state
-        for k in range(jax.tree.leaves(lower_batches)[0].shape[0]):
-            batches = jax.tree.map(lambda x, k=k: x[k], lower_batches)
-            after, (passed, upper, upper_outer, upper_norm, signal, weighed) = lower_step(after, batches)
+        if jax.tree.leaves(lower_batches)[0].shape[0] > 1:
+            earlier = jax.tree.map(lambda x: x[:-1], lower_batches)
+            after, _ = jax.lax.scan(
+                lambda state, batches: (lower_step(state, batches)[0], None), state, earlier
+            )
+        batches = jax.tree.map(lambda x: x[-1], lower_batches)
+        after, (passed, upper, upper_outer, upper_norm, signal, weighed) = lower_step(after, batches)
 
         finite = all_finite((passed.loss, upper, after.inner.inner, after.extra))
         diagnostics = None
@@ -128,3 +135,15 @@ def penalty(
         return conclude(state, new, updates, finite, passed, weighed, batches, upper, diagnostics)
 
     return Solver(init, step)
+
+
+def growing_multiplier(first: float, growth: float) -> Callable[[Array], Array]:
+    """Returns the upper level's share 1 / (1 + gamma) under a multiplier gamma = first + growth * step (F2SA).
+
+    Args:
+        first: multiplier of the first step, 0 or more.
+        growth: what it gains a step, 0 or more.
+    """
+    if first < 0 or growth < 0:
+        raise ValueError(f"growing_multiplier: first {first} and growth {growth} must be 0 or more")
+    return lambda step: 1.0 / (1.0 + first + growth * step)

@@ -32,7 +32,7 @@ def training(
         def body(carry: tuple[Iterate, PyTree, PyTree], batch: Batch) -> tuple[tuple, None]:
             iterate, memory, dead = carry
             weighed = levels.lower.weigh(outer, memory, iterate.inner, batch)
-            passed = levels.lower.gradient(outer, weighed.weights, iterate.inner, batch)
+            passed = levels.lower.gradient(outer, weighed.weights, iterate.inner, batch, twice=True)
             dead = jax.tree.map(jnp.logical_and, dead, is_dead(passed.gradient))
             after = differentiable_step(levels.optimizer, passed.gradient, iterate, dead)
             losses = jax.lax.stop_gradient(passed.row_losses)

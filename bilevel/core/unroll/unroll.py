@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,6 @@ from bilevel.core.unroll.training import training
 
 Mode = Literal["mixed", "reverse", "forward"]
 
-_MODES = ("mixed", "reverse", "forward")
 _MOST_FORWARD = 1024
 
 
@@ -56,8 +55,8 @@ def unroll(mode: Mode = "mixed", last_steps: int | None = None, checkpoint: bool
         Shaban et al., Truncated Back-propagation for Bilevel Optimization, AISTATS 2019.
         Kemaev et al., Scalable Meta-Learning via Mixed-Mode Differentiation (MixFlow-MG), ICML 2025.
     """
-    if mode not in _MODES:
-        raise ValueError(f"unroll: unknown mode {mode!r}: choose one of {', '.join(_MODES)}")
+    if mode not in get_args(Mode):
+        raise ValueError(f"unroll: unknown mode {mode!r}: choose one of {', '.join(get_args(Mode))}")
     if last_steps is not None and last_steps < 1:
         raise ValueError(f"unroll: last_steps must be at least 1, not {last_steps}")
     if checkpoint and mode != "reverse":

@@ -1,0 +1,62 @@
+"""Rows of the table: the linear system of the implicit gradient, solved along the way."""
+
+from __future__ import annotations
+
+from bilevel.core.curvature import Curvature
+from bilevel.core.estimators.settings import EstimatorSettings
+from bilevel.core.estimators.table import Estimator, Ingredients
+from bilevel.core.solver import Solver, amigo, soba
+
+
+def _soba(given: Ingredients) -> Solver:
+    settings = given.settings
+    if settings.relative_damping > 0 or settings.curvature != "hessian":
+        raise ValueError(
+            "soba: takes the Hessian with damping, not relative_damping or gauss_newton: take amigo"
+        )
+    return soba(
+        given.problem, given.inner, given.outer, settings.step_size, settings.damping, given.outer_start
+    )
+
+
+def _curvature(settings: EstimatorSettings) -> Curvature:
+    return Curvature(settings.curvature, settings.damping, settings.relative_damping, reuse=settings.reuse)
+
+
+def _amigo(given: Ingredients) -> Solver:
+    settings = given.settings
+    return amigo(
+        given.problem,
+        given.inner,
+        given.outer,
+        settings.iterations,
+        settings.step_size,
+        _curvature(settings),
+        given.outer_start,
+    )
+
+
+SINGLE_LOOP = (
+    Estimator(
+        name="soba",
+        family="single loop",
+        formula="q <- q - step [(H + damping) q - grad upper], once a step, beside inner and outer variables",
+        when="a stream of batches, outer variables that move slowly",
+        cost="1 gradient + 1 Hessian product, which holds the lower gradient and the cross term",
+        memory="q and the tape of one product",
+        assumes="positive curvature; q keeps up with the inner variables",
+        solver=_soba,
+        references="Dagréou et al. 2022 (SOBA)",
+    ),
+    Estimator(
+        name="amigo",
+        family="single loop",
+        formula="the same, `iterations` times a step, after the lower steps and from the last step's q",
+        when="as soba, where one step on q is too few",
+        cost="1 gradient + 1 jvp + 2 to 3 gradients an iteration, and one product more",
+        memory="3 vectors and the tape of one product",
+        assumes="positive curvature, and a step below 2 / (largest eigenvalue)",
+        solver=_amigo,
+        references="Arbel & Mairal 2022 (AmIGO)",
+    ),
+)
