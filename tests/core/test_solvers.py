@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from bilevel.core import alternating, identity, implicit, optimizer_aware, penalty
+from bilevel.core import alternating, identity, implicit, optimizer_aware, penalty, soba, unroll
 from bilevel.core.problem import Problem
 from bilevel.runtime.devices import data_mesh, place_batch, replicate
 from bilevel.weighting import exponentiated_gradient, row_logits
@@ -26,6 +26,8 @@ def solvers(problem=None):
     return {
         "identity": alternating(problem, inner, outer, implicit(identity(0.1))),
         "optimizer_aware": alternating(problem, inner, outer, implicit(optimizer_aware())),
+        "unroll": alternating(problem, inner, outer, unroll()),
+        "soba": soba(problem, inner, outer),
         "penalty": penalty(problem, inner, outer, lambda step: 0.25),
         "penalty, one copy": penalty(problem, inner, outer, lambda step: 0.25, copies=1),
     }

@@ -73,7 +73,7 @@ FIRST_ORDER = (
     Estimator(
         name="bome",
         family="penalty",
-        formula="as value_gap, gamma the least under which the excess falls at a rate of eta |grad excess|^2",
+        formula="as value_gap, with the least gamma under which the excess falls at eta times its own slope",
         when="no multiplier is known beforehand",
         cost="as value_gap",
         memory="as value_gap",
