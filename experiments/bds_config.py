@@ -61,7 +61,7 @@ class BDSAlpaca:
 
     def __post_init__(self) -> None:
         if not 0 < self.top_share <= 1:
-            raise ValueError(f"top_share must be in (0, 1], not {self.top_share}")
+            raise ValueError(f"--top-share must be in (0, 1], not {self.top_share}")
 
 
 # Settings of the published runs are those of scripts/run_llama3_8b_instruct_sv001_scratch.sh in the first author's
