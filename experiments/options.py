@@ -15,40 +15,49 @@ from bilevel.methods import TrainingSettings
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Which rows: files of your own, or (without --train) the embedded corpus with planted faults."""
+    """Which rows: files of your own, or (without --train) the embedded corpus with planted faults.
 
-    train: str | None = None
-    """Rows to weight: a file (.json, .jsonl, .csv, .tsv, .parquet, also .gz), a folder that holds a dataset, or
-    OWNER/NAME on the Hugging Face hub; folders and names may go on with :SPLIT or :SUBSET:SPLIT. Columns: instruction,
-    input and output; prompt and completion; messages; conversations; and others, see bilevel.data.forms."""
-    valid: str | None = None
-    """Trusted rows that the upper level is measured on; needed with --train. Of a dataset, its split validation."""
-    test: str | None = None
-    """Held-out rows for the final table; without them the table has no test columns. Of a dataset, its split test."""
-    template: Literal["auto", "plain", "alpaca", "chat", "raw"] = "auto"
-    """Wording around questions and responses: chat is the tokenizer's own, raw adds nothing, auto is chat for
-    conversations if the tokenizer has a chat template, else plain."""
+    Attributes:
+        train: Rows to weight: a file (.json, .jsonl, .csv, .tsv, .parquet, also .gz), a folder that holds a dataset,
+            or OWNER/NAME on the Hugging Face hub; folders and names may go on with :SPLIT or :SUBSET:SPLIT. Columns:
+            instruction, input and output; prompt and completion; messages; conversations; and others, see
+            bilevel.data.forms.
+        valid: Trusted rows that the upper level is measured on; needed with --train. Of a dataset, its split
+            validation.
+        test: Held-out rows for the final table; without them the table has no test columns. Of a dataset, its split
+            test.
+        template: Wording around questions and responses: chat is the tokenizer's own, dialogue that of the published
+            code, raw adds nothing; auto is chat for conversations if the tokenizer has a chat template, else plain.
+        targets: Which responses of a conversation are learned.
+        max_length: Most tokens of a row.
+        truncation: What rows that are longer lose: the start of their prompt and only then the end of their response;
+            everything after the limit; or their place in the run.
+        max_rejected: Largest share of a file's rows that may be unusable before the run refuses it.
+    """
+
+    train: Annotated[str | None, tyro.conf.arg(metavar="FILE|FOLDER|NAME")] = None
+    valid: Annotated[str | None, tyro.conf.arg(metavar="FILE|FOLDER|NAME")] = None
+    test: Annotated[str | None, tyro.conf.arg(metavar="FILE|FOLDER|NAME")] = None
+    template: Literal["auto", "plain", "alpaca", "dialogue", "chat", "raw"] = "auto"
     targets: Literal["all", "last"] = "all"
-    """Which responses of a conversation are learned."""
     max_length: int = 128
-    """Most tokens of a row."""
     truncation: Literal["response_first", "keep_start", "drop"] = "response_first"
-    """What rows that are longer lose: the start of their prompt and only then the end of their response; everything
-    after the limit; or their place in the run."""
     max_rejected: float = 0.5
-    """Largest share of a file's rows that may be unusable before the run refuses it."""
 
 
 @dataclass(frozen=True)
 class CorpusOptions:
-    """The embedded corpus, generated from the seed; used without --train."""
+    """The embedded corpus, generated from the seed; used without --train.
+
+    Attributes:
+        rows: Training rows.
+        valid: Trusted rows.
+        test: Held-out rows.
+    """
 
     rows: int = 5000
-    """Training rows."""
     valid: int = 128
-    """Trusted rows."""
     test: int = 512
-    """Held-out rows."""
     shares: Shares = field(default_factory=Shares)
 
 

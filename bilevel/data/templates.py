@@ -91,8 +91,13 @@ PLAIN = Template("plain", "{instruction}\n{input}\n", "{instruction}\n", "{syste
 RAW = Template("raw", "{instruction}\n{input}", "{instruction}", "{system}\n")
 """Nothing added: the response follows the prompt directly, as completion columns often mean it."""
 
+DIALOGUE = Template(
+    "dialogue", "User: {instruction}\n{input}\nAssistant: ", "User: {instruction}\nAssistant: "
+)
+"""The wording of the published code of BDS (Xiao & Chen, arXiv 2511.21056) and SEAL."""
+
 TEMPLATES: dict[str, Template | ChatTemplate] = {
-    template.name: template for template in (ALPACA, PLAIN, RAW, CHAT)
+    template.name: template for template in (ALPACA, PLAIN, RAW, DIALOGUE, CHAT)
 }
 
 

@@ -48,7 +48,9 @@ def alternating(
         outer_start: initial outer variables, for a general problem only.
     """
     level = lower_level(problem)
-    levels = Levels(level, problem.upper, inner)
+    # Estimators may differentiate what they take of the lower level, which first-order functions do not allow.
+    differentiable = problem._replace(first_order=None) if isinstance(problem, RowProblem) else problem
+    levels = Levels(lower_level(differentiable), problem.upper, inner)
     start_outer = weighting_of(problem, outer_start)
 
     def init(key: Array, params: PyTree) -> SolverState:
