@@ -64,7 +64,8 @@ class Memory:
 
     The step is compiled for arrays that have shapes but no contents: for the devices of this machine, for as many
     simulated ones, or for a TPU that is elsewhere. The CPU's compiler keeps float32 copies of bfloat16 parameters: the
-    presets' steps need less than half as much on a TPU (4.0 GiB against 9.2, 4.6 against 12.3 on each of 8).
+    presets' steps need less than half as much on a TPU (4.0 GiB against 9.2, 4.6 against 12.3 on each of 8). Every row
+    is taken to be as long as --max-length, so that packing saves nothing.
 
     Attributes:
         devices: Simulate so many devices on the CPU.

@@ -50,7 +50,9 @@ def test_a_blank_input_is_no_input() -> None:
 
 def test_templates_are_found_by_name() -> None:
     assert get_template("plain") is PLAIN
-    with pytest.raises(InputError, match="unknown template 'chatty'; choose one of alpaca, chat, plain, raw"):
+    with pytest.raises(
+        InputError, match="unknown template 'chatty'; choose one of alpaca, chat, dialogue, plain, raw"
+    ):
         get_template("chatty")
 
 
