@@ -20,11 +20,19 @@ from bilevel.objectives import mean_loss
 from bilevel.runtime.compilation_cache import enable_compilation_cache
 from bilevel.runtime.fingerprint import fingerprint_source
 from bilevel.schedule import Schedule
-from experiments.bds_config import AUTHOR_WARNING, PRESETS, BDSAlpaca, check_author, presets_for
+from experiments.bds_config import (
+    AUTHOR_WARNING,
+    PRESETS,
+    BDSAlpaca,
+    check_author,
+    check_weighting,
+    presets_for,
+)
 from experiments.command import run_command
 from experiments.inputs import Inputs, load_inputs, with_packing_notice
 from experiments.options import in_steps
 from experiments.session import Methods, run_methods
+from experiments.trained_network import run_transferred
 from experiments.user_objective import find_objective, upper_objective
 
 NAME = "bds_alpaca"
@@ -35,6 +43,10 @@ def run(config: BDSAlpaca) -> None:
     began = time.monotonic()
     enable_compilation_cache()
     check_author(config)
+    if config.weighting is not None:
+        check_weighting(config)
+        run_transferred(NAME, config, PRESETS[config.preset].training, began)
+        return
     objective = find_objective(config.upper) if config.upper is not None else None
     inputs = load_inputs(config.data, config.corpus, config.model, config.seed, config.lora)
     pool_rows = len(inputs.sets.encoded["pool"])

@@ -37,12 +37,14 @@ def run_facts(experiment: str, config: Any, inputs: Inputs, methods: tuple[str, 
         model="" if config.model.model is None else str(config.model.model),
         parameters=trained + sum(leaf.size for leaf in jax.tree.leaves(inputs.model.base)),
         trained=trained,
-        prompt=_prompt(config.data.template, inputs),
+        prompt=_prompt(getattr(config.data, "template", None), inputs),
         notices=inputs.sets.notices,
     )
 
 
-def _prompt(name: str, inputs: Inputs) -> str:
-    """How prompts are worded, "" where the tokenizer's chat template words them."""
+def _prompt(name: str | None, inputs: Inputs) -> str:
+    """How prompts are worded, "" where the tokenizer's chat template words them, and for plain text."""
+    if name is None:
+        return ""
     template, _ = choose_template(name, inputs.sets.encoded["pool"].rows, inputs.tokenizer)
     return template.prompt(Row("", "{instruction}", "{input}", "")) if isinstance(template, Template) else ""

@@ -59,6 +59,8 @@ class Inputs:
     """The same with values and gradients alone, by the device's fastest kernels."""
     evaluate: Callable[[Any, Batch], tuple[RowLosses, jax.Array]]
     """`(inner, batch) -> (row losses, exact matches)`."""
+    template: str = ""
+    """Name of the wording around the rows; "" for plain text."""
 
     @property
     def objective_model(self) -> Model:
@@ -131,7 +133,7 @@ def load_inputs(
         tuned = load_model(model, lora, found, config, mesh, seed)
     if tuned.described:
         sets = replace(sets, notices=(*sets.notices, tuned.described))
-    return _inputs(sets, tokenizer, tuned, compute)
+    return replace(inputs_of(sets, tokenizer, tuned, compute), template=template.name)
 
 
 def with_packing_notice(inputs: Inputs, plan: BatchPlan, seed: int) -> Inputs:
@@ -141,7 +143,8 @@ def with_packing_notice(inputs: Inputs, plan: BatchPlan, seed: int) -> Inputs:
     return replace(inputs, sets=replace(sets, notices=(*sets.notices, notice))) if notice else inputs
 
 
-def _inputs(sets: PreparedSets, tokenizer: Tokenizer, model: TunedModel, compute: Compute) -> Inputs:
+def inputs_of(sets: PreparedSets, tokenizer: Tokenizer, model: TunedModel, compute: Compute) -> Inputs:
+    """Returns what a run starts from, given its rows and its model."""
     fast, safe = (
         partial(model.token_scores, compute=compute, attention=attention)
         for attention in (compute.first_order, compute.forward)

@@ -65,7 +65,7 @@ def watched(
         warmup_stages: first stages, whose weights are uniform and prefer nothing.
         alarm: effective sample size, as a share of the rows, below which weights count as collapsed.
     """
-    vocab_size = len(origin.tokenizer.get_vocab())
+    vocab_size = max(origin.tokenizer.get_vocab().values()) + 1
     alone = not origin.network.scorer(vocab_size).joint
     info = SnapshotInfo(
         origin.network,

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bilevel.data import Row, write_rows
+from bilevel.data import Row, source_of, write_rows
+from bilevel.data.documents import SOURCE
 from bilevel.runtime.weights import FILE as WEIGHTS
 from bilevel.runtime.weights import write_weights
 from bilevel.weighting.statistics import effective_sample_size, separation_auc
@@ -45,6 +46,9 @@ def summarise(
     if weights is not None and learned:
         line["fault_auc"] = separation_auc(weights[fault], weights[~fault & ~hard & ~twin])
         line["hard_auc"] = separation_auc(weights[fault], weights[hard & ~fault])
+        kinds = np.array([row.labels.get("fault", "") for row in rows])
+        for kind in sorted(set(kinds) - {""}):
+            line[f"{kind}_auc"] = separation_auc(weights[kinds == kind], weights[~fault & ~hard & ~twin])
     return line
 
 
@@ -61,6 +65,8 @@ def write_row_results(
     """
     labels = sorted({name for row in rows for name in row.labels})
     texts = {name: [row.labels.get(name, "") for row in rows] for name in labels}
+    if any(SOURCE in row.extra for row in rows):
+        texts[SOURCE] = [source_of(row) for row in rows]
     write_weights(folder / WEIGHTS, {"id": [row.id for row in rows], **signals, **texts})
     chosen = [rows[position] for position in selected]
     weights = [float(signals["weight"][position]) for position in selected]

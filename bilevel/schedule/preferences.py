@@ -17,7 +17,7 @@ TOKEN_SIGNALS = ("length", "duplication", "centroid_distance", "validation_simil
 
 _PREFIX = "preferences "
 _SOURCE = "source: "
-_MOST_SOURCES = 6
+_MOST_SOURCES = 8
 
 
 @dataclass(frozen=True)
@@ -130,15 +130,36 @@ def preferences_section(results: Mapping[str, Mapping[str, float]], rows: int) -
             "1: all rows weigh the same. Entropy over its largest value; effective sample size over the rows.",
         ),
     ]
-    if 1 < len(sources) <= _MOST_SOURCES:
-        charts.append(
-            _chart("Mean weight of each source", stages, sources, "1: as much as in uniform training.")
-        )
-    names = (*signals, "entropy", "effective_share", *sources)
-    lines = [[_title(name), *(line.get(name) for _, line in stages)] for name in names]
+    headings = [f"stage {number}" for number, _ in stages]
+    lines = [_line(stages, name) for name in (*signals, "entropy", "effective_share")]
     lines.append(["collapsed", *("yes" if line["collapsed"] else "no" for _, line in stages)])
-    headings = ["signal", *(f"stage {number}" for number, _ in stages)]
-    return Section(SECTION, text, charts, [Table("By stage", headings, lines)])
+    tables = [Table("By stage", ["signal", *headings], lines)]
+    if len(sources) > 1:
+        charts.append(
+            _chart(
+                "Mean weight of a source",
+                stages,
+                _ends(sources, stages),
+                "1: as much as in uniform training.",
+            )
+        )
+        tables.append(
+            Table("Mean weight of a source", ["source", *headings], [_line(stages, name) for name in sources])
+        )
+    return Section(SECTION, text, charts, tables)
+
+
+def _ends(sources: list[str], stages: list[tuple[int, Mapping[str, float]]]) -> list[str]:
+    """All sources if a picture holds them, else the heaviest and the lightest of the last stage."""
+    if len(sources) <= _MOST_SOURCES:
+        return sources
+    last = stages[-1][1]
+    ordered = sorted(sources, key=lambda name: -last.get(name, 0.0))
+    return [*ordered[: _MOST_SOURCES // 2], *ordered[-(_MOST_SOURCES // 2) :]]
+
+
+def _line(stages: list[tuple[int, Mapping[str, float]]], name: str) -> list[str | float | None]:
+    return [_title(name), *(line.get(name) for _, line in stages)]
 
 
 def _chart(

@@ -1,0 +1,116 @@
+"""The data weighting model on plain text: `python -m experiments.dwm_pretrain --help`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from bilevel.core import RowProblem
+from bilevel.data import EncodedRows, source_of
+from bilevel.methods import clean_only, uniform_tuning
+from bilevel.methods.dwm import dwm
+from bilevel.methods.stages import taught_by_population
+from bilevel.objectives import mean_loss
+from bilevel.runtime.compilation_cache import enable_compilation_cache
+from bilevel.runtime.devices import AXIS, data_mesh
+from bilevel.runtime.table import Column, align
+from bilevel.runtime.weights import FILE as WEIGHTS
+from bilevel.runtime.weights import read_weights
+from bilevel.schedule import Schedule, Select
+from experiments.command import run_command
+from experiments.inputs import Inputs, with_packing_notice
+from experiments.options import in_steps
+from experiments.pretrain_config import PRESETS, DWMPretrain
+from experiments.session import Methods, run_methods
+from experiments.text_inputs import load_text_inputs
+from experiments.trained_network import leaving_snapshots, vocabulary
+
+NAME = "dwm_pretrain"
+
+
+def run(config: DWMPretrain) -> None:
+    """Runs the experiment and leaves its run folder."""
+    began = time.monotonic()
+    enable_compilation_cache()
+    inputs = load_text_inputs(config.data, config.corpus, config.model, config.seed)
+    pool = inputs.sets.encoded["pool"]
+    # The folder keeps the configuration as it was asked for: epochs of whatever text it is run on again.
+    training = in_steps(config.training, PRESETS[config.preset].training, len(pool))
+    inputs = with_packing_notice(inputs, training.plan, config.seed)
+    methods = _methods(replace(config, training=training), inputs)
+    folder = run_methods(NAME, config, inputs, methods, main="dwm", began=began)
+    print(_sources(folder, pool))
+
+
+def _methods(config: DWMPretrain, inputs: Inputs) -> Methods:
+    """The methods of the table: DWM first, so that its results do not wait for the baselines."""
+    row_losses, training = inputs.first_order, config.training
+    upper = mean_loss(row_losses)
+    faulty = np.array([bool(row.labels.get("fault")) for row in inputs.sets.encoded["pool"].rows])
+    methods: dict[str, tuple[RowProblem, Schedule]] = {"dwm": _dwm(config, inputs)}
+    if config.baselines == "none":
+        return methods
+    methods["uniform"] = uniform_tuning(row_losses, upper, training)
+    if faulty.any():
+        methods["clean_only"] = clean_only(row_losses, upper, training, faulty)
+    return methods
+
+
+def _dwm(config: DWMPretrain, inputs: Inputs) -> tuple[RowProblem, Schedule]:
+    problem, schedule = dwm(
+        inputs.row_losses,
+        mean_loss(inputs.first_order),
+        vocabulary(inputs.tokenizer),
+        config.training,
+        config.dwm,
+        devices=data_mesh().shape[AXIS],
+    )
+    schedule = tuple(
+        tuple(replace(move, share=config.top_share) if isinstance(move, Select) else move for move in moves)
+        for moves in schedule
+    )
+    if config.population > 1:
+        schedule = taught_by_population(schedule, config.population, config.reset_every)
+    return leaving_snapshots(
+        (problem, schedule),
+        inputs,
+        config.dwm,
+        "",
+        config.training.batch_rows,
+        config.alarm,
+        experiment=NAME,
+        train=config.data.train,
+        valid=config.data.valid,
+        seed=config.seed,
+    )
+
+
+def _sources(folder: Path, pool: EncodedRows) -> str:
+    """Mean weight of each source's documents after each stage, 1 being uniform."""
+    columns = read_weights(folder / WEIGHTS)
+    stages = sorted(
+        (name for name in columns if name.startswith("weight_")),
+        key=lambda name: int(name.rpartition("_")[2]),
+    )
+    sources = np.array([source_of(row) for row in pool.rows], dtype=object)
+    lines = []
+    for name in sorted(set(sources)):
+        own = sources == name
+        means = [columns[stage][own].mean() / columns[stage].mean() for stage in stages]
+        lines.append((name, str(own.sum()), *(f"{mean:.3f}" for mean in means)))
+    headings = [Column("rows", "rows"), *(Column(stage, f"weight, stage {stage[7:]}") for stage in stages)]
+    return align(("source",), headings, lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code."""
+    return run_command(NAME, PRESETS, run, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

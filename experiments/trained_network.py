@@ -1,0 +1,125 @@
+"""Trained weight networks in and out of experiments: runs that leave snapshots, and runs that one weights."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bilevel.core import RowProblem
+from bilevel.data import Tokenizer
+from bilevel.errors import InputError
+from bilevel.methods import TrainingSettings, clean_only, uniform_tuning
+from bilevel.methods.dwm import DWMSettings
+from bilevel.methods.stages import Origin, describe, watched
+from bilevel.methods.transfer import transferred
+from bilevel.objectives import mean_loss
+from bilevel.runtime.devices import AXIS, data_mesh
+from bilevel.runtime.snapshots import Snapshot, check_tokenizer, read_snapshots
+from bilevel.schedule import Schedule
+from experiments.inputs import Inputs, load_inputs
+from experiments.options import ModelOptions, in_steps
+from experiments.session import Methods, run_methods
+
+TRANSFERRED = "transferred"
+
+
+def vocabulary(tokenizer: Tokenizer) -> int:
+    """Returns the rows that an embedding of a tokenizer's tokens needs."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
+def leaving_snapshots(
+    method: tuple[RowProblem, Schedule],
+    inputs: Inputs,
+    settings: DWMSettings,
+    template: str,
+    batch_rows: int,
+    alarm: float,
+    **trained_on: Any,
+) -> tuple[RowProblem, Schedule]:
+    """Returns DWM with a snapshot, and a look at what the weights prefer, at the end of each stage.
+
+    Args:
+        method: DWM.
+        inputs: rows, tokenizer and model.
+        settings: of DWM.
+        template: wording around the rows; "" for plain text.
+        batch_rows: rows of a training batch.
+        alarm: effective sample size, as a share of the rows, below which weights count as collapsed.
+        **trained_on: what the snapshots say of the run, plain values.
+    """
+    problem, schedule = method
+    pool = inputs.sets.encoded["pool"]
+    origin = Origin(
+        describe(settings),
+        inputs.tokenizer,
+        template,
+        pool.tokens.shape[1],
+        batch_rows,
+        {"rows": len(pool)} | trained_on,
+    )
+    return problem, watched(problem, schedule, origin, settings.warmup_stages, alarm)
+
+
+def run_transferred(experiment: str, config: Any, default: TrainingSettings, began: float) -> Path:
+    """Runs training at the weights of a trained network, beside uniform training; nothing is learned about rows.
+
+    A run that names neither model nor tokenizer takes the network's own tokenizer.
+
+    Args:
+        experiment: the experiment's name.
+        config: its configuration, with `weighting` and the fields of instruction-row experiments.
+        default: training settings of the preset, for `in_steps`.
+        began: `time.monotonic()` at the run's start.
+
+    Raises:
+        InputError: snapshots that cannot be used, or not with these rows.
+    """
+    snapshots = read_snapshots(config.weighting)
+    inputs = load_inputs(
+        config.data, config.corpus, _with_tokenizer(config.model, snapshots[-1]), config.seed, config.lora
+    )
+    check_tokenizer(snapshots[0], inputs.tokenizer)
+    _check_rows(snapshots[0], inputs, config)
+    pool = inputs.sets.encoded["pool"]
+    training = in_steps(config.training, default, len(pool))
+    row_losses = inputs.first_order
+    upper = mean_loss(row_losses)
+    methods: dict[str, tuple[RowProblem, Schedule]] = {
+        TRANSFERRED: transferred(
+            row_losses, upper, snapshots, training, config.top_share, data_mesh().shape[AXIS]
+        )
+    }
+    if config.baselines != "none":
+        methods["uniform"] = uniform_tuning(row_losses, upper, training)
+        faulty = np.array([bool(row.labels.get("fault")) for row in pool.rows])
+        if faulty.any():
+            methods["clean_only"] = clean_only(row_losses, upper, training, faulty)
+    chosen: Methods = methods
+    return run_methods(experiment, config, inputs, chosen, main=TRANSFERRED, began=began)
+
+
+def _with_tokenizer(model: ModelOptions, snapshot: Snapshot) -> ModelOptions:
+    if model.model is not None or model.tokenizer is not None:
+        return model
+    snapshot.tokenizer()
+    return replace(model, tokenizer=snapshot.folder / "tokenizer")
+
+
+def _check_rows(snapshot: Snapshot, inputs: Inputs, config: Any) -> None:
+    info = snapshot.info
+    if not info.template:
+        raise InputError(
+            f"{snapshot.folder}: its network was trained on plain text, and cannot weight instruction rows; name "
+            "a run of dwm_alpaca"
+        )
+    if inputs.template != info.template:
+        print(
+            f"note: the network was trained on rows worded by the template {info.template}, these are worded by "
+            f"{inputs.template}; --template {info.template} words them alike",
+            file=sys.stderr,
+        )
