@@ -14,10 +14,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
+from bilevel.errors import InputError
 from bilevel.runtime.disk import DiskFullError, naming_a_full_disk
 from bilevel.runtime.seal import check_sealed, seal
+from bilevel.runtime.stored_arrays import as_described, as_stored, describe, flatten, nest, restore_arguments
 
 _ARRAYS, _NOTES, _LOSS = "arrays", "notes", "upper_loss"
 _UNFINISHED = "*.orbax-checkpoint-tmp"
@@ -98,11 +100,11 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         self.wait()
-        described = {name: _description(array) for name, array in arrays.items()}
-        stored = {name: _stored(array) for name, array in arrays.items() if np.size(array)}
+        described = {name: describe(array) for name, array in arrays.items()}
+        stored = {name: as_stored(array) for name, array in arrays.items() if np.size(array)}
         items = {_NOTES: ocp.args.JsonSave({"arrays": described, "notes": dict(notes)})}
         if stored:  # Orbax refuses an empty tree: a run that is stopped at once has nothing to store
-            items[_ARRAYS] = ocp.args.PyTreeSave(_nest(stored))
+            items[_ARRAYS] = ocp.args.PyTreeSave(nest(stored))
         with self._naming_a_full_disk():
             manager = self._manager()
             number = max(manager.all_steps(), default=0) + 1
@@ -124,24 +126,22 @@ class Checkpoints:
     def read_newest(
         self, mesh: Mesh, complain: Callable[[str], None] = lambda text: None
     ) -> Checkpoint | None:
-        """Returns the newest checkpoint that can be read, None where there is none.
+        """Returns the newest checkpoint that is whole, None where there is none.
 
         Args:
             mesh: on which arrays are spread as they were on the mesh that they were saved from.
-            complain: told, in a line each, which checkpoints cannot be read.
+            complain: told, in a line each, which checkpoints are broken.
+
+        Raises:
+            InputError: a checkpoint is whole and cannot be read all the same: for want of memory, say.
         """
-        if not self._folder.is_dir():
-            return None
-        for number in sorted(self._manager().all_steps(), reverse=True):
-            folder = self._folder / str(number)
-            try:
-                # Before Orbax looks: its storage would not notice a changed byte, and meets a missing one noisily.
-                check_sealed(folder)
-                return self._read(number, mesh)
-            # What a broken file makes Orbax raise is not specified.
-            except Exception as error:
-                complain(f"{folder}: this checkpoint cannot be read ({_first_line(error)})")
-        return None
+        return self._first_whole(sorted(self._numbers(), reverse=True), mesh, complain)
+
+    def read_best(self, mesh: Mesh, complain: Callable[[str], None] = lambda text: None) -> Checkpoint | None:
+        """Returns the checkpoint of the lowest upper loss, as `read_newest` does; those without a loss are none."""
+        losses = {number: _loss(self._manager().metrics(number)) for number in self._numbers()}
+        ranked = sorted((loss, number) for number, loss in losses.items() if loss is not None)
+        return self._first_whole([number for _, number in ranked], mesh, complain)
 
     def close(self) -> None:
         """Finishes what is being written and lets go of the folder; closing twice does no harm."""
@@ -153,6 +153,26 @@ class Checkpoints:
             if opened is not None:
                 with naming_a_full_disk(self._folder):
                     opened.close()
+
+    def _numbers(self) -> list[int]:
+        return list(self._manager().all_steps()) if self._folder.is_dir() else []
+
+    def _first_whole(
+        self, numbers: Iterable[int], mesh: Mesh, complain: Callable[[str], None]
+    ) -> Checkpoint | None:
+        for number in numbers:
+            folder, whole = self._folder / str(number), False
+            try:
+                # Before Orbax looks: its storage would not notice a changed byte, and meets a missing one noisily.
+                whole = check_sealed(folder)
+                return self._read(number, mesh)
+            # What a broken file makes Orbax raise is not specified.
+            except Exception as error:
+                said = f"{folder}: this checkpoint cannot be read ({_first_line(error)})"
+                if whole:  # to pass it over would throw away what is good
+                    raise InputError(f"{said}, though it is whole: is this machine large enough?") from error
+                complain(said)
+        return None
 
     def _finish(self, number: int) -> None:
         with self._naming_a_full_disk():
@@ -198,12 +218,12 @@ class Checkpoints:
         stored = {name: text for name, text in described.items() if 0 not in text["shape"]}
         flat: dict[str, Any] = {}
         if stored:
-            how = _nest({name: _restore_arguments(text, mesh) for name, text in stored.items()})
+            how = nest({name: restore_arguments(text, mesh) for name, text in stored.items()})
             like = jax.tree.map(lambda _: 0, how)
             arguments = ocp.args.PyTreeRestore(item=like, restore_args=how)
             restored = manager.restore(number, args=ocp.args.Composite(**{_ARRAYS: arguments}))
-            flat = _flatten(restored[_ARRAYS], stored)
-        arrays = {name: _restored(flat.get(name), text) for name, text in described.items()}
+            flat = flatten(restored[_ARRAYS], stored)
+        arrays = {name: as_described(flat.get(name), text) for name, text in described.items()}
         return Checkpoint(number, arrays, written["notes"])
 
 
@@ -218,76 +238,15 @@ class _LastAndBest:
         self._options = options
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        losses = ((found.metrics or {}).get(_LOSS) for found in checkpoints)
+        losses = (_loss(found.metrics) for found in checkpoints)
         ranked = sorted((loss, number) for number, loss in enumerate(losses) if loss is not None)
         best = [number for _, number in ranked[: self._options.keep_best]]
         last = range(len(checkpoints))[-self._options.keep_last :]
         return [number in best or number in last for number in range(len(checkpoints))]
 
 
-def _description(array: Any) -> dict[str, Any]:
-    """What it takes to make an array from its stored values."""
-    if not isinstance(array, jax.Array):
-        values = np.asarray(array)
-        return {"shape": list(values.shape), "dtype": values.dtype.name, "kind": "numpy"}
-    described: dict[str, Any] = {"shape": list(array.shape), "kind": "jax"}
-    if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
-        described["key"] = str(jax.random.key_impl(array))
-        array = jax.random.key_data(array)
-    described["dtype"] = array.dtype.name
-    if isinstance(array.sharding, NamedSharding):
-        described["axes"] = [list(axis) if isinstance(axis, tuple) else axis for axis in array.sharding.spec]
-    elif len(array.sharding.device_set) > 1:
-        described["axes"] = []
-    return described
-
-
-def _stored(array: Any) -> Any:
-    if not isinstance(array, jax.Array):
-        return np.asarray(array)
-    is_key = jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key)
-    return jax.random.key_data(array) if is_key else array
-
-
-def _restore_arguments(described: Mapping[str, Any], mesh: Mesh) -> Any:
-    import orbax.checkpoint as ocp
-
-    if "axes" not in described:
-        return ocp.RestoreArgs(restore_type=np.ndarray)
-    axes = (tuple(axis) if isinstance(axis, list) else axis for axis in described["axes"])
-    return ocp.ArrayRestoreArgs(sharding=NamedSharding(mesh, PartitionSpec(*axes)))
-
-
-def _restored(values: Any, described: Mapping[str, Any]) -> Any:
-    if values is None:
-        values = np.zeros(described["shape"], described["dtype"])
-    if described["kind"] == "numpy":
-        return values
-    # Without axes it lay on one device, bound to none: it may meet arrays on any.
-    array = jax.numpy.asarray(values)
-    return jax.random.wrap_key_data(array, impl=described["key"]) if "key" in described else array
-
-
-def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Names with "/" as nested dictionaries."""
-    nested: dict[str, Any] = {}
-    for name, value in flat.items():
-        *folders, last = name.split("/")
-        inner = nested
-        for folder in folders:
-            inner = inner.setdefault(folder, {})
-        inner[last] = value
-    return nested
-
-
-def _flatten(nested: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    flat = {}
-    for name in names:
-        value: Any = nested
-        for part in name.split("/"):
-            value = value[part]
-        flat[name] = value
-    return flat
+def _loss(metrics: Mapping[str, Any] | None) -> float | None:
+    return (metrics or {}).get(_LOSS)
 
 
 def _first_line(error: BaseException) -> str:

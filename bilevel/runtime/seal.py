@@ -16,21 +16,25 @@ def seal(folder: Path) -> None:
     write_atomically(folder / FILE, json.dumps(files, indent=1) + "\n")
 
 
-def check_sealed(folder: Path) -> None:
-    """Checks a folder against its seal; a folder without one passes.
+def check_sealed(folder: Path) -> bool:
+    """Checks a folder against its seal.
+
+    Returns:
+        Whether it is whole; false for a folder without a seal, of which nothing is known.
 
     Raises:
         ValueError: a file is missing, or is not what was sealed; the message names it.
     """
     path = folder / FILE
     if not path.exists():
-        return
+        return False
     for name, expected in json.loads(path.read_text(encoding="utf-8")).items():
         file = folder / name
         if not file.is_file():
             raise ValueError(f"{name} is missing")
         if file.stat().st_size != expected[0] or _checksum(file) != expected:
             raise ValueError(f"{name} is damaged")
+    return True
 
 
 def _files(folder: Path) -> list[Path]:

@@ -221,6 +221,15 @@ def test_two_sets_of_defaults_are_refused(whole, capsys):
     refused(["--config", "nowhere.yaml"], "nowhere.yaml: no such file", capsys)
 
 
+def test_help_says_how_a_run_is_continued_and_run_again(capsys):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for flag in ("--resume", "--config", "--run-dir"):
+        assert f"{flag} " in text
+    for option in ("every-seconds", "every-steps", "keep-last", "keep-best"):
+        assert f"--checkpoints.{option}" in text
+
+
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from bilevel.errors import InputError
 from bilevel.runtime.checkpoints import CheckpointOptions, Checkpoints
 from bilevel.runtime.devices import data_mesh, replicate
 from bilevel.runtime.seal import check_sealed, seal
@@ -133,6 +134,32 @@ def test_a_broken_checkpoint_is_passed_over_with_a_word(tmp_path: Path, how: str
     assert capfd.readouterr().err == ""
 
 
+def test_a_whole_checkpoint_that_cannot_be_read_is_not_passed_over(tmp_path: Path, monkeypatch) -> None:
+    save_all(Checkpoints(tmp_path), [1.0, 2.0])
+
+    def no_memory(*arguments: object) -> None:
+        raise MemoryError("out of memory")
+
+    monkeypatch.setattr(Checkpoints, "_read", no_memory)
+    with pytest.raises(
+        InputError, match=r"2: this checkpoint cannot be read \(out of memory\), though it is whole"
+    ):
+        Checkpoints(tmp_path).read_newest(MESH)
+
+
+def test_the_best_is_found_whenever_it_was_written(tmp_path: Path) -> None:
+    save_all(Checkpoints(tmp_path), [3.0, 1.0, float("nan"), None, 2.0])
+    found = Checkpoints(tmp_path).read_best(MESH)
+    assert found is not None
+    assert found.arrays["sets/number"] == 2
+    damage(tmp_path / "2", "missing")
+    said: list[str] = []
+    found = Checkpoints(tmp_path).read_best(MESH, said.append)
+    assert found is not None
+    assert (found.number, len(said)) == (5, 1)
+    assert Checkpoints(tmp_path / "nothing").read_best(MESH) is None
+
+
 def test_half_a_checkpoint_is_none(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path / "nothing").read_newest(MESH) is None
     assert not (tmp_path / "nothing").exists()
@@ -151,6 +178,7 @@ FULL = """
 import resource, sys
 from pathlib import Path
 import numpy as np
+from bilevel.errors import InputError
 from bilevel.runtime.checkpoints import Checkpoints
 from bilevel.runtime.disk import DiskFullError
 
@@ -185,9 +213,9 @@ def test_a_full_disk_is_named_and_leaves_the_checkpoint_before(tmp_path: Path) -
 def test_a_seal_knows_every_file(tmp_path: Path) -> None:
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "a").write_bytes(b"abc")
-    check_sealed(tmp_path)
+    assert not check_sealed(tmp_path)
     seal(tmp_path)
-    check_sealed(tmp_path)
+    assert check_sealed(tmp_path)
     assert json.loads((tmp_path / "seal.json").read_text()) == {"inner/a": [3, 891568578]}
     (tmp_path / "inner" / "a").write_bytes(b"abd")
     with pytest.raises(ValueError, match="inner/a is damaged"):
