@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+import numpy as np
 
 from bilevel.core import RowProblem
 from bilevel.runtime.checkpoints import Checkpoints
@@ -32,6 +34,8 @@ from bilevel.runtime.table import format_table, method_title
 from bilevel.runtime.timing import part, read_timings, write_timings
 from bilevel.runtime.wandb_sink import WandbSink
 from bilevel.runtime.warnings_file import add_warning
+from bilevel.runtime.weights import FILE as WEIGHTS
+from bilevel.runtime.weights import read_weights
 from bilevel.schedule import (
     CheckpointSaver,
     Context,
@@ -46,7 +50,9 @@ from experiments.ending import ending_well
 from experiments.inputs import Inputs
 from experiments.opening import open_folder
 
-Methods = Mapping[str, tuple[RowProblem, Schedule]]
+Method = tuple[RowProblem, Schedule]
+Methods = Mapping[str, Method | Callable[[np.ndarray], Method]]
+"""Methods by name: what they are, or how they are made from the weights that the main method found."""
 
 _EVALUATION_ROWS = 128
 
@@ -59,6 +65,7 @@ def run_methods(
     main: str,
     began: float,
     also: Mapping[str, str] = MappingProxyType({}),
+    learned: Collection[str] = (),
 ) -> Path:
     """Runs methods one after another and writes the run folder.
 
@@ -69,11 +76,13 @@ def run_methods(
         experiment: the experiment's name.
         config: its configuration, with `preset`, `seed`, `run` and `data`.
         inputs: rows, tokenizer and model; every method starts from this model.
-        methods: problem and schedule by name, in the order in which they run.
+        methods: problem and schedule by name, in the order in which they run; those that are made from the main
+            method's weights come after it.
         main: the method whose weights, selection and model the folder keeps.
         began: `time.monotonic()` at the run's start.
         also: fingerprints of what else the run depends on, by what a reader knows it as; it is only ever continued
             with the same.
+        learned: further methods that choose weights, whose separation of faulty rows is worth showing.
 
     Returns:
         The run folder.
@@ -83,7 +92,9 @@ def run_methods(
         RunEnded: the run was asked to stop, or the disk is full; it can be continued.
     """
     start = RunState(models={"base": inputs.params, "current": inputs.params})
-    schedules = {name: _evaluated(schedule, inputs) for name, (_, schedule) in methods.items()}
+    schedules = {
+        name: _evaluated(method[1], inputs) for name, method in methods.items() if isinstance(method, tuple)
+    }
     for name, schedule in schedules.items():
         check_schedule(schedule, start, _context(name, schedule, inputs, config))
 
@@ -96,10 +107,15 @@ def run_methods(
         working_on(folder),
         MetricsWriter(folder, also=sinks) as metrics,
     ):
-        session = _Session(folder, config, inputs, main, start, stop, metrics)
+        session = _Session(folder, config, inputs, main, {main, *learned}, start, stop, metrics)
         results, position = {}, 0
-        for name, schedule in schedules.items():
-            found = read_finished(folder, name) or session.run(name, schedule, position)
+        for name, method in methods.items():
+            found = read_finished(folder, name)
+            if found is None:
+                made = (
+                    method if isinstance(method, tuple) else method(read_weights(folder / WEIGHTS)["weight"])
+                )
+                found = session.run(name, _evaluated(made[1], inputs), position)
             results[name], position = found["results"], found["metrics"]
         write_summary(
             folder,
@@ -130,6 +146,7 @@ class _Session:
     config: Any
     inputs: Inputs
     main: str
+    learned: Collection[str]
     start: RunState
     stop: StopRequest
     metrics: MetricsWriter
@@ -199,7 +216,7 @@ class _Session:
                     model, tokenizer = self.inputs.model, self.inputs.tokenizer
                     model.write(self.folder / "model", state.models["current"], tokenizer)
                     write_model_card(self.folder)
-        return summarise(state.results.get("test"), signals.get("weight"), pool, name == self.main)
+        return summarise(state.results.get("test"), signals.get("weight"), pool, name in self.learned)
 
 
 def _say(line: str) -> None:

@@ -2,10 +2,12 @@
 
 from bilevel.methods.baselines import clean_only as clean_only
 from bilevel.methods.baselines import direct_mixing as direct_mixing
+from bilevel.methods.baselines import fixed_weights as fixed_weights
 from bilevel.methods.baselines import uniform_tuning as uniform_tuning
 from bilevel.methods.baselines import validation_only as validation_only
 from bilevel.methods.bds import BDSSettings as BDSSettings
 from bilevel.methods.bds import bds as bds
 from bilevel.methods.dwm import DWMSettings as DWMSettings
 from bilevel.methods.dwm import dwm as dwm
+from bilevel.methods.dwm import extra_steps as extra_steps
 from bilevel.methods.training import TrainingSettings as TrainingSettings

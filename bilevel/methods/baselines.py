@@ -3,6 +3,7 @@
 uniform            fine-tuning on the whole pool
 direct mixing      lambda upper + (1 - lambda) uniform pool loss, one level
 validation only    fine-tuning on the trusted rows alone
+fixed weights      a weight for each row that never moves: another run's, or its shuffled
 clean only         the oracle: the pool with every faulty row at weight zero, which no method can know
 """
 
@@ -53,6 +54,20 @@ def clean_only(
         faulty: bool [pool], which rows are.
     """
     table = np.where(faulty, 0.0, 1.0) * len(faulty) / max(1, int(np.sum(~faulty)))
+    return fixed_weights(row_losses, upper, training, table)
+
+
+def fixed_weights(
+    row_losses: RowLossFunction, upper: UpperFunction, training: TrainingSettings, table: np.ndarray
+) -> tuple[RowProblem, Schedule]:
+    """Returns fine-tuning on the pool with weights that stay as they are.
+
+    Args:
+        row_losses: `(params, batch) -> RowLosses` on pool rows.
+        upper: `(outer, params, batch) -> Mean` on trusted rows; only monitored here.
+        training: how the lower level is trained.
+        table: [pool], each row's weight.
+    """
     return _over_pool(RowProblem(row_losses, given(jnp.asarray(table, jnp.float32)), upper), training)
 
 

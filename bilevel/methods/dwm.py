@@ -25,20 +25,24 @@ model keeps the steps that the network learns from (`lower_steps`), and how weig
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Literal
 
+import jax
 import optax
 
-from bilevel.core import Batch, Mean, RowLosses, RowProblem, alternating, implicit, optimizer_aware
+from bilevel.core import Batch, Mean, RowLosses, RowProblem, alternating, implicit, optimizer_aware, unroll
 from bilevel.core.solver import Solver
 from bilevel.errors import InputError
 from bilevel.methods.training import TrainingSettings
-from bilevel.schedule import Move, Schedule, Score, Select, Snapshot, Train, Weigh
+from bilevel.schedule import BatchPlan, Move, Schedule, Score, Select, Snapshot, Train, Weigh
 from bilevel.weighting import EncoderSettings, Scorer, added, encoder, loss_scorer, network
 from bilevel.weighting.network import Form, Scope, Signal
+
+NetworkName = Literal["tokens", "loss", "tokens_and_loss"]
 
 
 @dataclass(frozen=True)
@@ -49,24 +53,27 @@ class DWMSettings:
         network: what scores a row: a transformer that reads its `tokens`, a network of its present `loss`
             (Meta-Weight-Net), or the sum of both.
         encoder: sizes of the transformer.
+        hypergradient: `one_step`, exact through the model's next step, or `unroll`, exact through several.
+        unroll_steps: of the model, for each step of the network under `unroll`.
         stages: rounds of training; the model's steps are shared out evenly among them.
         warmup_stages: first rounds that train at uniform weights.
         hypergradient_steps: steps of the network at the start of each later stage; it is frozen for the stage's rest.
         lower_steps: `virtual` steps of the model are put back after the network has learned from them; `committed` ones
             are kept and count as training, and a network that learns in all of a stage's steps is never frozen.
-        every: model steps for one step of the network where steps are committed.
+        every: solver steps for one step of the network where steps are committed.
         learning_rate: of the network (AdamW).
         weight_decay: of the network, decoupled.
         form: how a batch shares its weight out: by `softmax`, or by `sigmoid` shares, which saturate.
-        signal: what of a weight's derivative moves the network: `exact`, or `relative` to the row's loss.
+        signal: what of a weight's derivative moves the network: `exact`, or a `regression` on it.
         temperature: divides the scores.
         floor: smallest weight, in [0, 1).
         scope: over what rows compete: the `global` batch, a `device`'s part of it, or a `micro`-batch.
-        top_share: share of the pool that the run selects at its end.
     """
 
-    network: Literal["tokens", "loss", "tokens_and_loss"] = "tokens"
+    network: NetworkName = "tokens"
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
+    hypergradient: Literal["one_step", "unroll"] = "one_step"
+    unroll_steps: int = 2
     stages: int = 5
     warmup_stages: int = 1
     hypergradient_steps: int = 100
@@ -79,7 +86,6 @@ class DWMSettings:
     temperature: float = 1.0
     floor: float = 0.0
     scope: Scope = "global"
-    top_share: float = 0.5
 
     def __post_init__(self) -> None:
         for name, inside, allowed in (
@@ -87,11 +93,11 @@ class DWMSettings:
             ("warmup_stages", 0 <= self.warmup_stages < self.stages, "from 0 to one less than stages"),
             ("hypergradient_steps", self.hypergradient_steps >= 1, "1 or more"),
             ("every", self.every >= 1, "1 or more"),
+            ("unroll_steps", self.unroll_steps >= 1, "1 or more"),
             ("learning_rate", self.learning_rate > 0, "positive"),
             ("weight_decay", self.weight_decay >= 0, "0 or more"),
             ("temperature", self.temperature > 0, "positive"),
             ("floor", 0 <= self.floor < 1, "in [0, 1)"),
-            ("top_share", 0 < self.top_share <= 1, "in (0, 1]"),
         ):
             if not inside:
                 raise InputError(f"{name} must be {allowed}, not {getattr(self, name)}")
@@ -105,6 +111,8 @@ def dwm(
     vocab_size: int,
     training: TrainingSettings,
     settings: DWMSettings,
+    top_share: float = 0.5,
+    first_order: Callable[[Any, Batch], RowLosses] | None = None,
     devices: int = 1,
 ) -> tuple[RowProblem, Schedule]:
     """Returns DWM as a problem and a schedule.
@@ -115,6 +123,8 @@ def dwm(
         vocab_size: of the tokenizer, for the network's embedding.
         training: how the lower level is trained.
         settings: what this method adds.
+        top_share: share of the pool that is selected at the end, in (0, 1].
+        first_order: `row_losses` by means that have values and gradients alone, see `RowProblem`.
         devices: that share a batch, for scope `device`.
 
     Returns:
@@ -129,57 +139,72 @@ def dwm(
     weighting = network(
         scorer, settings.form, settings.signal, settings.temperature, settings.floor, settings.scope, devices
     )
-    problem = RowProblem(row_losses, weighting, upper)
-    solver = alternating(
-        problem, training.optimizer(), _network_optimizer(settings), implicit(optimizer_aware())
-    )
+    problem = RowProblem(row_losses, weighting, upper, first_order=first_order)
+    hypergradient = implicit(optimizer_aware()) if settings.hypergradient == "one_step" else unroll()
+    solver = alternating(problem, training.optimizer(), _network_optimizer(settings), hypergradient)
     rounds = [
-        _stage(problem, solver, training, settings, number, steps)
+        _stage(problem, solver, training.plan, settings, number, steps)
         for number, steps in enumerate(_stage_lengths(training.steps, settings.stages), start=1)
     ]
-    # Rows that are scored alone share one softmax over the pool; jointly scored ones are weighed in batches.
+    # Rows that are scored alone share one batch of the whole pool; jointly scored ones are weighed in batches.
     weigh = Weigh(weighting, as_one_batch=not scorer.joint)
+    select = Select("weight", into="selected", share=top_share)
     rounds[0] = (Score("loss_start"), *rounds[0])
-    rounds[-1] = (
-        *rounds[-1],
-        weigh,
-        Score("loss_end"),
-        Select("weight", into="selected", share=settings.top_share),
-    )
+    rounds[-1] = (*rounds[-1], weigh, Score("loss_end"), select)
     return problem, tuple(rounds)
 
 
+def extra_steps(
+    training: TrainingSettings, settings: DWMSettings, vocab_size: int, model_parameters: int
+) -> int:
+    """Returns how many plain training steps cost what DWM computes beyond the training steps of its model.
+
+    In gradients of one lower batch: a step of the network is the upper gradient (by its share of rows), one
+    forward-mode pass, the gradient of the network (by its share of the model's parameters, embeddings left out, for
+    they multiply nothing), and the model's own steps where they are virtual or looked through again; every other step
+    scores its rows. A forward pass is a third of a gradient.
+
+    Args:
+        training: how the lower level is trained.
+        settings: of DWM.
+        vocab_size: of the tokenizer.
+        model_parameters: of the language model.
+    """
+    shapes = jax.eval_shape(_scorer(settings, vocab_size).init, jax.random.key(0))
+    looked_up = vocab_size * settings.encoder.width if settings.network != "loss" else 0
+    network = max(0, sum(leaf.size for leaf in jax.tree.leaves(shapes)) - looked_up) / model_parameters
+    reads_losses = settings.network != "tokens" or settings.signal == "regression"
+    scoring = (network + reads_losses) / 3
+    looked_through = settings.unroll_steps if settings.hypergradient == "unroll" else 1
+    virtual = looked_through if settings.lower_steps == "virtual" else 0
+    learning = training.upper_rows / training.batch_rows + 3 * looked_through - 2 + network + virtual
+    learned = settings.hypergradient_steps * (settings.stages - settings.warmup_stages)
+    # Uniform stages are scored, too: the weighting does not know that its network has not moved.
+    return math.ceil(learned * learning + (training.steps + virtual * learned) * scoring)
+
+
 def _stage(
-    problem: RowProblem,
-    solver: Solver,
-    training: TrainingSettings,
-    settings: DWMSettings,
-    number: int,
-    steps: int,
+    problem: RowProblem, solver: Solver, plan: BatchPlan, settings: DWMSettings, number: int, steps: int
 ) -> tuple[Move, ...]:
     """The moves of one stage, which trains the model for `steps` steps."""
-    frozen = steps
-    moves: list[Move] = []
-    if number > settings.warmup_stages:
-        if settings.lower_steps == "virtual":
-            moves.append(
-                Train(problem, solver, settings.hypergradient_steps, training.plan, updates=("outer",))
-            )
-        else:
-            committed = settings.hypergradient_steps * settings.every
-            if committed > steps:
-                raise InputError(
-                    f"hypergradient_steps {settings.hypergradient_steps} at every {settings.every} need {committed} "
-                    f"committed steps, but stage {number} of {settings.stages} trains for {steps}: lower them, or take "
-                    "fewer stages"
-                )
-            frozen -= committed
-            moves.append(Train(problem, solver, committed, training.plan, outer_every=settings.every))
-    if frozen:
-        moves.append(Train(problem, solver, frozen, training.plan, updates=("inner",)))
-    if number > settings.warmup_stages:
-        moves.append(Snapshot(into=f"network_{number}"))
-    return tuple(moves)
+    if number <= settings.warmup_stages:
+        return (Train(problem, solver, steps, plan, updates=("inner",)),)
+    looked_through = settings.unroll_steps if settings.hypergradient == "unroll" else 1
+    learning = replace(plan, lower_steps=looked_through)
+    if settings.lower_steps == "virtual":
+        learn = Train(problem, solver, settings.hypergradient_steps, learning, updates=("outer",))
+        frozen = steps
+    else:
+        solver_steps = settings.hypergradient_steps * settings.every
+        learn = Train(problem, solver, solver_steps, learning, outer_every=settings.every)
+        frozen = steps - solver_steps * looked_through
+    if frozen < 0:
+        raise InputError(
+            f"hypergradient_steps {settings.hypergradient_steps} commit {steps - frozen} steps of the model, but stage "
+            f"{number} of {settings.stages} trains for {steps}: lower them, or take fewer stages"
+        )
+    train = (Train(problem, solver, frozen, plan, updates=("inner",)),) if frozen else ()
+    return learn, *train, Snapshot(into=f"network_{number}")
 
 
 def _stage_lengths(steps: int, stages: int) -> list[int]:

@@ -46,7 +46,13 @@ RESULT_COLUMNS = (
 
 METHOD_TITLES = {
     "bds": "BDS",
+    "dwm": "DWM",
     "uniform": "uniform SFT",
+    "uniform_longer": "uniform, DWM's compute",
+    "shuffled": "DWM's weights, shuffled",
+    "one_feature": "network of the loss",
+    "alignment": "alignment, no network",
+    "row_logits": "row logits (BDS)",
     "direct_mixing": "direct mixing",
     "validation_only": "validation only",
     "clean_only": "clean only (oracle)",

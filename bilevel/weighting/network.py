@@ -2,7 +2,7 @@
 
     s_i = score(eta, row i)        w_i = floor + (1 - floor) * rows * softmax(s / temperature)_i
 
-or, so that no good row can outweigh the other good ones, by shares of sigmoid(s / temperature).
+or, so that no good row can outweigh the other good ones, by shares of a sigmoid of the scores.
 
 Any `Scorer` will do: a transformer that reads the rows (`bilevel.weighting.network_encoder`), a network of their losses
 or of any signals (`bilevel.weighting.network_features`). All of them begin with equal scores, so that training starts
@@ -25,10 +25,13 @@ from bilevel.errors import InputError
 
 Scope = Literal["global", "device", "micro"]
 Form = Literal["softmax", "sigmoid"]
-Signal = Literal["exact", "relative"]
+Signal = Literal["exact", "regression"]
 
 _LEAST_LOSS = 0.02
 """Nats a token: below it a row counts as learned, and its derivative is not magnified further."""
+
+_LARGEST_TARGET = 3.0
+"""Deviations at which targets are cut: derivatives have heavy tails."""
 
 
 class Scorer(NamedTuple):
@@ -60,7 +63,7 @@ def network(
     """Row weights from a scorer; the outer variables are its parameters.
 
         w_i = floor + (1 - floor) * rows * m_i / sum_k m_k       over the rows k of one scope
-        m_i = exp(s_i / temperature)  (softmax),  or  sigmoid(s_i / temperature)
+        m_i = exp(s_i / temperature)  (softmax),  or  sigmoid((s_i - mean of s) / temperature)
 
     Sharing makes rows compete: with a_i the derivative of the upper loss in w_i, that in s_j is, under softmax
     without a floor, (w_j / temperature) (a_j - sum_i w_i a_i / rows): only what a row does better or worse than the
@@ -70,11 +73,13 @@ def network(
     Args:
         scorer: what scores the rows.
         form: softmax is what weights in a batch usually mean; its weights have no upper bound, and can come down to
-            few rows. A sigmoid saturates: rows that are good enough share alike.
-        signal: what of a weight's derivative reaches the scorer. `exact`: all of it, the hypergradient. `relative`: the
-            derivative divided by the row's present loss, so that it counts whether a row helps or harms rather than
-            how much is left to learn from it; rows that are right and learned are otherwise pushed down like useless
-            ones. Its sign is each row's own, but it is no gradient of the upper level. Reads the row losses.
+            few rows. A sigmoid saturates: rows that are good enough share alike. It is centred, or a common shift of
+            all scores, which nothing holds, would take it to where it is a softmax again.
+        signal: how a weight's derivative moves the scorer. `exact`: by the chain rule, as the hypergradient.
+            `regression`: scores descend the squared distance to their targets, the derivative of the upper loss in
+            each weight, negative, over the row's loss, standardised over the batch. The chain rule through shares
+            starves the rows whose weight is small, pushes the others for ever, and moves a row the more, the more is
+            left to learn from it; see `regressed` below. Reads the row losses.
         temperature: divides the scores, positive; low ones tell rows apart sharply.
         floor: smallest weight, in [0, 1).
         scope: over what rows compete. `global`: the whole batch, over all micro-batches and devices, so that neither
@@ -89,7 +94,7 @@ def network(
     References:
         Calian et al., DataRater, arXiv 2505.17895 (a softmax over the batch); Yu et al., DWM, ICML 2025.
     """
-    needs_losses = scorer.needs_losses or signal == "relative"
+    needs_losses = scorer.needs_losses or signal == "regression"
     if not temperature > 0:
         raise InputError(f"temperature {temperature} is not positive; give a number above 0")
     if not 0 <= floor < 1:
@@ -106,15 +111,17 @@ def network(
         if len(shape) == 1:  # a batch without a micro-batch axis is its own micro-batch
             batch, losses = jax.tree.map(lambda x: x[None], (batch, losses))
         scores = scorer.scores(parameters, batch, losses if scorer.needs_losses else None)
-        real = batch["row_id"] >= 0
+        present = batch["row_id"] >= 0
         groups, axes = _groups(scores.shape, scope, devices)
-        log_masses = scores / temperature if form == "softmax" else jax.nn.log_sigmoid(scores / temperature)
-        shares = _shares(log_masses.reshape(groups), real.reshape(groups), axes)
+        real, log_masses = present.reshape(groups), scores.reshape(groups) / temperature
+        if form == "sigmoid":
+            log_masses = jax.nn.log_sigmoid(log_masses - _mean(log_masses, real, axes))
+        shares = _shares(log_masses, real, axes)
         floored = floor + (1 - floor) * shares.reshape(scores.shape)
-        found = jnp.where(real, floored, 0.0)
-        if signal == "relative":
+        found = jnp.where(present, floored, 0.0)
+        if signal == "regression":
             assert losses is not None  # declared by needs_losses
-            found = _relative(found, real, losses.means)
+            found = regressed(scores, jax.lax.stop_gradient(found), present, losses.means)
         return found.reshape(shape)
 
     return Weighting(init, weights, lambda memory, batch, losses: memory, needs_losses)
@@ -163,11 +170,64 @@ def _shares(
     return rows * masses / total
 
 
-def _relative(
-    weights: Float[Array, "*rows"], real: Bool[Array, "*rows"], losses: Float[Array, "*rows"]
+def _mean(
+    values: Float[Array, "*rows"], real: Bool[Array, "*rows"], axes: tuple[int, ...]
+) -> Float[Array, "..."]:
+    """The mean over the real rows of a scope, with its axes kept."""
+    total = jnp.sum(jnp.where(real, values, 0.0), axis=axes, keepdims=True)
+    return total / jnp.maximum(jnp.sum(real, axis=axes, keepdims=True), 1)
+
+
+@jax.custom_vjp
+def regressed(
+    scores: Float[Array, "*rows"],
+    weights: Float[Array, "*rows"],
+    real: Bool[Array, "*rows"],
+    losses: Float[Array, "*rows"],
 ) -> Float[Array, "*rows"]:
-    """The same weights, their derivatives divided by the row's loss, in units of the batch's mean loss."""
-    mean = jnp.sum(jnp.where(real, losses, 0.0)) / jnp.maximum(jnp.sum(real), 1)
-    scale = jax.lax.stop_gradient(mean / (losses + _LEAST_LOSS))
-    fixed = jax.lax.stop_gradient(weights)
-    return fixed + scale * (weights - fixed)
+    """The weights as they are, with a derivative that makes scores regress on what rows are worth.
+
+        worth_i = -a_i / l_i                         a_i: derivative of the upper loss in w_i,  l_i: loss of row i
+        t_i = (worth_i - mean) / deviation           cut at three deviations
+        pulled back to s_i: (s_i - mean of s - t_i) / rows,    the gradient of the mean squared distance
+
+    Scores so tend to each row's expected worth, in deviations of one noisy measurement, among the rows that the
+    network cannot tell apart. By a_i alone a row that is right and learned looks as worthless as a useless one, for its
+    gradient is small; by its loss a gradient is small where the loss is. It is the step of mirror descent on the
+    batch's shares (their derivative in the scores replaced by one) under a quadratic pull to equal scores, and no
+    gradient of the upper level in the network's parameters: rows' ranks agree, magnitudes do not.
+
+    Args:
+        scores: of all rows of a batch.
+        weights: made from them.
+        real: false for filler rows, which have no say.
+        losses: present mean token losses.
+
+    References:
+        Yu et al., MATES, NeurIPS 2024 (arXiv 2406.06046): a model that regresses on measured influence.
+    """
+    return weights
+
+
+def _regressed_forward(
+    scores: Array, weights: Array, real: Array, losses: Array
+) -> tuple[Array, tuple[Array, Array, Array]]:
+    return weights, (scores, real, losses)
+
+
+def _regressed_backward(
+    kept: tuple[Array, Array, Array], derivative: Float[Array, "*rows"]
+) -> tuple[Array, None, None, None]:
+    scores, real, losses = kept
+    axes = tuple(range(scores.ndim))
+    worth = -derivative / (losses + _LEAST_LOSS)
+    centred = jnp.where(real, worth - _mean(worth, real, axes), 0.0)
+    deviation = jnp.sqrt(_mean(centred**2, real, axes))
+    targets = jnp.clip(
+        centred / jnp.maximum(deviation, jnp.finfo(deviation.dtype).tiny), -_LARGEST_TARGET, _LARGEST_TARGET
+    )
+    gaps = jnp.where(real, scores - _mean(scores, real, axes) - targets, 0.0)
+    return (gaps / jnp.maximum(jnp.sum(real), 1)).astype(scores.dtype), None, None, None
+
+
+regressed.defvjp(_regressed_forward, _regressed_backward)

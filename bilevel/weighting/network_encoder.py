@@ -133,7 +133,7 @@ def _declare(vocab_size: int, settings: EncoderSettings) -> Declaration:
         return stacked(declare_encoder_block(width, settings.heads, mlp_width, count), count)
 
     def table(rows: int, axis: str) -> Tensor:
-        return Tensor((rows, width), (axis, "width"), initializers.normal(1.0))
+        return Tensor((rows, width), (axis, "width"), initializers.normal(width**-0.5))
 
     declared: dict[str, Any] = {
         "embedding": table(vocab_size, "vocab"),

@@ -1,0 +1,146 @@
+"""The data weighting model on Alpaca-style rows: `python -m experiments.dwm_alpaca --help`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from bilevel.methods import (
+    BDSSettings,
+    TrainingSettings,
+    bds,
+    clean_only,
+    dwm,
+    extra_steps,
+    fixed_weights,
+    uniform_tuning,
+)
+from bilevel.methods.dwm import NetworkName
+from bilevel.objectives import mean_loss
+from bilevel.runtime.compilation_cache import enable_compilation_cache
+from bilevel.runtime.devices import AXIS, data_mesh
+from bilevel.runtime.table import Column, align, method_title
+from bilevel.runtime.timing import read_timings
+from experiments.command import run_command
+from experiments.dwm_config import PRESETS, DWMAlpaca
+from experiments.inputs import Inputs, load_inputs
+from experiments.options import in_steps
+from experiments.session import Method, Methods, run_methods
+
+NAME = "dwm_alpaca"
+LEARNED = ("one_feature", "alignment", "row_logits")
+
+
+def run(config: DWMAlpaca) -> None:
+    """Runs the experiment and leaves its run folder."""
+    began = time.monotonic()
+    enable_compilation_cache()
+    inputs = load_inputs(config.data, config.corpus, config.model, config.seed, config.lora)
+    pool_rows = len(inputs.sets.encoded["pool"])
+    # The folder keeps the configuration as it was asked for: epochs of whatever rows it is run on again.
+    training = in_steps(config.training, PRESETS[config.preset].training, pool_rows)
+    methods = _methods(replace(config, training=training), inputs)
+    folder = run_methods(NAME, config, inputs, methods, main="dwm", began=began, learned=LEARNED)
+    print(_overhead(folder, tuple(methods)))
+
+
+def _methods(config: DWMAlpaca, inputs: Inputs) -> Methods:
+    """The methods of the table: DWM first, so that its results do not wait for the baselines."""
+    row_losses, training = inputs.first_order, config.training
+    upper = mean_loss(row_losses)
+    pool = inputs.sets.encoded["pool"]
+    faulty = np.array([bool(row.labels.get("fault")) for row in pool.rows])
+
+    def logits(settings: BDSSettings) -> Method:
+        return bds(
+            inputs.row_losses, upper, len(pool), training, settings, config.top_share, inputs.first_order
+        )
+
+    methods: dict[str, Method | Callable[[np.ndarray], Method]] = {
+        "dwm": _dwm(config, inputs, config.dwm.network)
+    }
+    if config.baselines == "none":
+        return methods
+    methods["uniform"] = uniform_tuning(row_losses, upper, training)
+    methods["uniform_longer"] = uniform_tuning(row_losses, upper, _longer(config, inputs))
+    methods["shuffled"] = partial(_shuffled, config, inputs)
+    methods["one_feature"] = _dwm(config, inputs, "loss")
+    methods["alignment"] = logits(
+        replace(config.bds, estimator="optimizer_aware", rate=config.alignment_rate)
+    )
+    methods["row_logits"] = logits(config.bds)
+    if faulty.any():
+        methods["clean_only"] = clean_only(row_losses, upper, training, faulty)
+    return methods
+
+
+def _dwm(config: DWMAlpaca, inputs: Inputs, network: NetworkName) -> Method:
+    return dwm(
+        inputs.row_losses,
+        mean_loss(inputs.first_order),
+        _vocabulary(inputs),
+        config.training,
+        replace(config.dwm, network=network),
+        config.top_share,
+        inputs.first_order,
+        data_mesh().shape[AXIS],
+    )
+
+
+def _shuffled(config: DWMAlpaca, inputs: Inputs, weights: np.ndarray) -> Method:
+    """The same weights on other rows: what their spread alone does, at exactly the same effective sample size."""
+    table = np.random.default_rng(config.seed).permutation(weights)
+    return fixed_weights(inputs.first_order, mean_loss(inputs.first_order), config.training, table)
+
+
+def _longer(config: DWMAlpaca, inputs: Inputs) -> TrainingSettings:
+    """Training for the steps whose compute is that of DWM's training and learning together."""
+    model = sum(leaf.size for leaf in jax.tree.leaves((inputs.model.base, inputs.model.start)))
+    extra = extra_steps(config.training, config.dwm, _vocabulary(inputs), model)
+    return replace(config.training, steps=config.training.steps + extra)
+
+
+def _vocabulary(inputs: Inputs) -> int:
+    return max(inputs.tokenizer.get_vocab().values()) + 1
+
+
+def _overhead(folder: Path, methods: Sequence[str]) -> str:
+    """What each method cost beside uniform fine-tuning, as its lines of `timings.json` add up."""
+    parts = [part for attempt in read_timings(folder) for part in attempt]
+    lines = []
+    for method in methods:
+        own = [part for part in parts if part.name == f"{method_title(method)}: train"]
+        seconds, compiling = (sum(getattr(part, of) for part in own) for of in ("seconds", "compiling"))
+        lines.append((method, seconds - compiling, compiling))
+    uniform = {method: seconds for method, seconds, _ in lines}.get("uniform")
+    columns = (
+        Column("", "training, s", digits=1),
+        Column("", "compiling, s", digits=1),
+        Column("", "of uniform"),
+    )
+    cells = [
+        (
+            method_title(method),
+            columns[0].text(seconds),
+            columns[1].text(compiling),
+            columns[2].text(seconds / uniform if uniform else None),
+        )
+        for method, seconds, compiling in lines
+    ]
+    return align(("method",), columns, cells)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code."""
+    return run_command(NAME, PRESETS, run, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""What `experiments.dwm_alpaca` can be told, and its presets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import tyro
+
+from bilevel.methods import BDSSettings, DWMSettings, TrainingSettings
+from experiments.options import CorpusOptions, DataOptions, LoraOptions, ModelOptions
+from experiments.run_options import RunOptions
+
+
+@dataclass(frozen=True)
+class DWMAlpaca:
+    """Trains a network that weighs each batch's rows so that the model's next step does well on trusted rows.
+
+    Without files it makes its own rows: a corpus of short instructions, 40% of them faulty, 128 trusted rows, and a
+    small Llama from random weights. It then compares DWM with fine-tuning on everything for as many steps, and for as
+    much compute, as DWM took; with DWM's weights shuffled among the rows; with a network that sees a row's loss alone;
+    with the alignment that the network learns from, used directly; with one logit a row (BDS); and with the rows that
+    are not faulty, which only an oracle knows.
+
+    Your own rows and model, all of its parameters or a low-rank adapter beside them:
+
+        python -m experiments.dwm_alpaca --train pool.jsonl --valid trusted.jsonl --model FOLDER --steps 500
+
+    The run folder holds weights.parquet (a weight for each row), selected.jsonl (the heaviest rows), model/ and
+    report.html.
+    """
+
+    preset: Literal["tiny"] = "tiny"
+    """Which set of defaults the other flags change."""
+    seed: int = 0
+    """Of the corpus, the random model, the network and the order of rows."""
+    baselines: Literal["all", "none"] = "all"
+    """Whether to train what DWM must be compared with, too."""
+    top_share: float = 0.5
+    """Share of the training rows that selected.jsonl keeps, the heaviest."""
+    run: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
+    data: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
+    corpus: CorpusOptions = field(default_factory=CorpusOptions)
+    model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelOptions)
+    lora: LoraOptions = field(default_factory=LoraOptions)
+    training: Annotated[TrainingSettings, tyro.conf.OmitArgPrefixes] = field(default_factory=TrainingSettings)
+    dwm: DWMSettings = field(default_factory=DWMSettings)
+    alignment_rate: float = 1.0
+    """Of the exponentiated rule that moves row logits by the alignment itself."""
+    bds: BDSSettings = field(default_factory=BDSSettings)
+    """Of the row logits that DWM is compared with."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.top_share <= 1:
+            raise ValueError(f"top_share must be in (0, 1], not {self.top_share}")
+
+
+PRESETS = {
+    "tiny": DWMAlpaca(
+        training=TrainingSettings(
+            steps=2000, batch_rows=64, upper_rows=64, learning_rate=8e-3, weight_decay=0.3
+        ),
+        dwm=DWMSettings(),
+        bds=BDSSettings(outer_warmup=150),
+    ),
+}
