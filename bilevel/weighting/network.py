@@ -106,7 +106,7 @@ def network(
     def weights(
         parameters: PyTree, memory: tuple[()], batch: Batch, losses: RowLosses | None
     ) -> Float[Array, "*rows"]:
-        batch = jax.tree.map(jnp.asarray, dict(batch))
+        batch, losses = jax.tree.map(jnp.asarray, (dict(batch), losses))
         shape = batch["row_id"].shape
         if len(shape) == 1:  # a batch without a micro-batch axis is its own micro-batch
             batch, losses = jax.tree.map(lambda x: x[None], (batch, losses))

@@ -33,7 +33,7 @@ def outcome(schedule, **options):
     "options",
     [
         {"hypergradient_steps": 60},
-        {"form": "sigmoid", "signal": "relative", "network": "tokens_and_loss", "lower_steps": "committed"},
+        {"form": "sigmoid", "signal": "regression", "network": "tokens_and_loss", "lower_steps": "committed"},
     ],
     ids=["tokens, virtual", "tokens and loss, committed"],
 )
@@ -85,7 +85,7 @@ def test_without_a_step_of_its_own_the_network_changes_nothing():
 
 
 @pytest.mark.parametrize(
-    "options", [{"network": "tokens"}, {"network": "tokens_and_loss", "signal": "relative"}]
+    "options", [{"network": "tokens"}, {"network": "tokens_and_loss", "signal": "regression"}]
 )
 def test_accumulated_and_sharded_runs_are_those_of_one_device(options):
     training = TrainingSettings(steps=6, batch_rows=16, upper_rows=16, learning_rate=0.05)

@@ -189,6 +189,42 @@ def test_derivatives_in_the_scores_sum_to_zero(name):
     assert abs(float(jnp.sum(found))) < 1e-5
 
 
+def test_regression_pulls_scores_to_the_standardised_worth_of_rows():
+    free = Scorer(lambda key: jnp.zeros(ROWS), lambda s, batch, losses: s[batch["row_id"]])
+    weighting = network(free, "sigmoid", "regression", temperature=0.3)
+    assert weighting.needs_losses
+    batch = in_pieces([0, 1, 2, -1, 4, 5, 6, 7], 2)
+    ids = np.array([0, 1, 2, 4, 5, 6, 7])
+    losses = losses_of(batch)
+    rng = np.random.default_rng(4)
+    alignment, scores = rng.normal(size=(2, ROWS)).astype(np.float32)
+
+    def total(scores):
+        weights = weighting.weights(scores, (), batch, losses)
+        return jnp.sum(weights * alignment[batch["row_id"]])
+
+    worth = -alignment[ids] / (0.5 * ids + 0.02)
+    targets = np.clip((worth - worth.mean()) / worth.std(), -3, 3)
+    expected = np.zeros(ROWS)
+    expected[ids] = (scores[ids] - scores[ids].mean() - targets) / len(ids)
+    np.testing.assert_allclose(jax.grad(total)(jnp.asarray(scores)), expected, rtol=1e-3, atol=1e-5)
+    exact = network(free, "sigmoid", temperature=0.3)
+    scores = jnp.asarray(scores)
+    np.testing.assert_array_equal(
+        weighting.weights(scores, (), batch, losses), exact.weights(scores, (), batch, losses)
+    )
+
+
+def test_sigmoid_shares_are_bounded_and_do_not_feel_a_shift():
+    free = Scorer(lambda key: jnp.zeros(ROWS), lambda s, batch, losses: s[batch["row_id"]])
+    batch = in_pieces(range(ROWS))
+    scores = jnp.asarray([9.0, 6.0, 7.0, 8.0, 6.5, -9.0, -8.0, -7.0])
+    weights = np.asarray(network(free, "sigmoid").weights(scores, (), batch, None))[0]
+    np.testing.assert_allclose(weights[:5], ROWS / 5, rtol=0.01)
+    shifted = np.asarray(network(free, "sigmoid").weights(scores - 30.0, (), batch, None))[0]
+    np.testing.assert_allclose(shifted, weights, rtol=1e-4, atol=1e-6)
+
+
 def test_signals_are_standardised_and_missing_ones_stand_at_the_mean():
     table = jnp.array([[1.0, 5.0], [3.0, 5.0], [jnp.nan, 5.0]])
     scorer = signal_scorer(table)
