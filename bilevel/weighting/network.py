@@ -30,8 +30,8 @@ Signal = Literal["exact", "regression"]
 _LEAST_LOSS = 0.02
 """Nats a token: below it a row counts as learned, and its derivative is not magnified further."""
 
-_LARGEST_TARGET = 3.0
-"""Deviations at which targets are cut: derivatives have heavy tails."""
+_LARGEST_TARGET = 1.0
+"""Deviations at which targets are cut: derivatives have heavy tails, and a row counts by its sign above all."""
 
 
 class Scorer(NamedTuple):
@@ -188,7 +188,7 @@ def regressed(
     """The weights as they are, with a derivative that makes scores regress on what rows are worth.
 
         worth_i = -a_i / l_i                         a_i: derivative of the upper loss in w_i,  l_i: loss of row i
-        t_i = (worth_i - mean) / deviation           cut at three deviations
+        t_i = (worth_i - mean) / deviation           cut at one deviation
         pulled back to s_i: (s_i - mean of s - t_i) / rows,    the gradient of the mean squared distance
 
     Scores so tend to each row's expected worth, in deviations of one noisy measurement, among the rows that the
