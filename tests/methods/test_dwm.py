@@ -33,9 +33,9 @@ def outcome(schedule, **options):
     "options",
     [
         {"hypergradient_steps": 60},
-        {"form": "sigmoid", "signal": "regression", "network": "tokens_and_loss", "lower_steps": "committed"},
+        {"form": "sigmoid", "signal": "regression", "temperature": 0.1, "network": "tokens_and_loss"},
     ],
-    ids=["tokens, virtual", "tokens and loss, committed"],
+    ids=["tokens, virtual", "tokens and loss, regressed"],
 )
 def test_the_weights_of_planted_noise_fall(options):
     training = TrainingSettings(steps=120, batch_rows=16, upper_rows=16, learning_rate=0.05)
