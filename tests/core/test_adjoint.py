@@ -99,11 +99,11 @@ def solved(config, iterations: int, curvature: Curvature):
 
 
 def test_the_hessian_of_a_transformer_of_a_million_parameters_is_solved_with_damping():
-    found = solved(CONFIG, 8, Curvature(damping=100.0))
+    found = solved(CONFIG, 8, Curvature(damping=300.0))
     assert sum(leaf.size for leaf in jax.tree.leaves(found.q)) > 900_000
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(found.q))
     assert float(found.diagnostics.residual) < 0.05
-    assert 0 < float(found.diagnostics.curvature) < 200
+    assert 0 < float(found.diagnostics.curvature) < 600
 
 
 SMALL = models.DecoderConfig(
