@@ -220,7 +220,7 @@ def test_validation_rows_that_are_all_training_rows(tmp_path, capsys):
         (["--batch-rows", "64"], "batch size 64 is larger than the data (48 rows)"),
         (["--stepz", "3"], "--stepz"),
         (["--preset", "huge"], "huge"),
-        (["--bds.estimator", "magic"], "magic"),
+        (["--hypergradient", "magic"], "magic"),
         (["--train", "rows.jsonl"], "--valid"),
         (["--valid", "rows.jsonl"], "--train"),
         (["--tokenizer", "nowhere"], "no such folder"),
