@@ -48,16 +48,18 @@ class Unsound(NamedTuple):
 _SYSTEMS: tuple[EstimatorName, ...] = ("conjugate_gradient", "neumann", "nystrom", "dense")
 
 
-def _undamped_hessian(settings: EstimatorSettings, at: Situation) -> bool:
-    undamped = settings.damping == 0 and settings.relative_damping == 0
-    return at.network and settings.curvature == "hessian" and undamped
+def _undamped(settings: EstimatorSettings, at: Situation) -> bool:
+    nystrom_damps_itself = settings.name == "nystrom"
+    given = settings.damping > 0 or settings.relative_damping > 0
+    return at.network and not (given or nystrom_damps_itself)
 
 
 UNSOUND = (
     Unsound(
         _SYSTEMS,
-        _undamped_hessian,
-        "{name} inverts the Hessian of a network, which is indefinite: take curvature gauss_newton, or damping",
+        _undamped,
+        "{name} inverts the curvature of a network, which is indefinite (hessian) or all but singular (gauss_newton): "
+        "add damping, or a relative_damping of 0.01, say",
     ),
     Unsound(
         _SYSTEMS,
