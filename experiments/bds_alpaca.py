@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel.core import RowProblem
+from bilevel.core.estimators import Situation, unsound
 from bilevel.data import arrange_rows
 from bilevel.methods import bds, clean_only, direct_mixing, uniform_tuning, validation_only
 from bilevel.methods.baselines import UpperFunction
@@ -91,15 +92,20 @@ def _bds(config: BDSAlpaca, inputs: Inputs, upper: UpperFunction) -> tuple[RowPr
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         method = bds(
-            inputs.row_losses,
+            inputs.output_losses if config.hypergradient.curvature == "gauss_newton" else inputs.row_losses,
             upper,
             len(inputs.sets.encoded["pool"]),
             config.training,
             config.bds,
             config.top_share,
             inputs.first_order,
+            config.hypergradient,
         )
-    said = [AUTHOR_WARNING] if config.author else [str(warning.message) for warning in caught]
+    hard = np.mean([bool(row.labels.get("hard")) for row in inputs.sets.encoded["pool"].rows])
+    said = [str(warning.message) for warning in caught]
+    said += unsound(config.hypergradient, Situation(hard_share=float(hard)))
+    if config.author:
+        said = [AUTHOR_WARNING]
     for line in said:
         print(f"warning: {line}", file=sys.stderr)
     return method

@@ -10,7 +10,7 @@ import tyro
 
 from bilevel.errors import InputError
 from bilevel.methods import BDSSettings, TrainingSettings
-from experiments.options import CorpusOptions, DataOptions, LoraOptions, ModelOptions
+from experiments.options import CorpusOptions, DataOptions, HypergradientOptions, LoraOptions, ModelOptions
 from experiments.run_options import RunOptions
 
 
@@ -62,6 +62,7 @@ class BDSAlpaca:
     lora: LoraOptions = field(default_factory=LoraOptions)
     training: Annotated[TrainingSettings, tyro.conf.OmitArgPrefixes] = field(default_factory=TrainingSettings)
     bds: BDSSettings = field(default_factory=BDSSettings)
+    hypergradient: HypergradientOptions = field(default_factory=HypergradientOptions)
 
     def __post_init__(self) -> None:
         if not 0 < self.top_share <= 1:
@@ -101,7 +102,8 @@ _PUBLISHED = BDSAlpaca(
     ),
     # lambda starts at .5 and loses .1 an epoch. Under an adapter the value's copy, which the published code drops, is
     # one more adapter; without it rows that are hard but useful look like bad ones.
-    bds=BDSSettings(estimator="penalty", upper_share=0.5, upper_share_drop=0.1),
+    bds=BDSSettings(upper_share=0.5, upper_share_drop=0.1),
+    hypergradient=HypergradientOptions("penalty"),
 )
 
 PRESETS = {
@@ -125,7 +127,6 @@ PRESETS = {
 }
 
 AUTHOR = BDSSettings(
-    estimator="penalty_single",
     rule="adam",
     rate=1e-4,
     upper_share=0.5,
@@ -145,7 +146,8 @@ AUTHOR_WARNING = (
 def presets_for(arguments: list[str]) -> dict[str, BDSAlpaca]:
     """Returns the presets that a command line's flags change: with `--author`, those with the authors' weights."""
     if "--author" in arguments:
-        return {name: replace(preset, bds=AUTHOR) for name, preset in PRESETS.items()}
+        single = HypergradientOptions("penalty_single")
+        return {name: replace(p, bds=AUTHOR, hypergradient=single) for name, p in PRESETS.items()}
     return PRESETS
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import jax
 
-from bilevel.core import Batch, RowLosses
+import models
+from bilevel.core import Batch, OutputLoss, RowLosses
 from bilevel.data import (
     ChatTemplate,
     ReadRows,
@@ -24,7 +25,7 @@ from bilevel.data import (
 from bilevel.data.corpus import make_corpus
 from bilevel.data.sets import PreparedSets, prepare_sets
 from bilevel.errors import InputError
-from bilevel.objectives import exact_matches, response_losses
+from bilevel.objectives import exact_matches, response_losses, response_losses_of_logits
 from bilevel.runtime.devices import AXIS, data_mesh
 from bilevel.runtime.timing import part
 from bilevel.schedule import BatchPlan, packing_notice
@@ -73,6 +74,12 @@ class Inputs:
             self.tokenizer,
             self.sets.encoded["validation"].rows,
         )
+
+    @property
+    def output_losses(self) -> OutputLoss:
+        """`row_losses` with the logits as outputs, all of them at once, for Gauss-Newton products."""
+        logits = partial(self.model.logits, compute=self.compute, attention=self.compute.forward)
+        return response_losses_of_logits(logits, models.scores_of_logits)
 
     @property
     def params(self) -> Any:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from bilevel.core.estimators import EstimatorName, EstimatorSettings
 from bilevel.data.corpus import Shares
 from bilevel.errors import InputError
 from bilevel.methods import TrainingSettings
@@ -137,6 +138,14 @@ class LoraOptions:
             raise ValueError(f"--lora.{given[0]} is of a fresh adapter: give it a rank with --lora.rank")
         if self.merge and not self.chosen:
             raise ValueError("--merge needs an adapter to merge: give --lora.rank or --lora.adapter")
+
+
+@dataclass(frozen=True)
+class HypergradientOptions(EstimatorSettings):
+    """How the derivative of the trusted rows' loss with respect to the weights is estimated."""
+
+    name: Annotated[EstimatorName, tyro.conf.arg(name="")] = "penalty_single"
+    """Which estimator; docs/estimators.md says what each costs, assumes and errs by."""
 
 
 def in_steps(training: TrainingSettings, defaults: TrainingSettings, rows: int) -> TrainingSettings:

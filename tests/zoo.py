@@ -5,9 +5,13 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.flatten_util import ravel_pytree
 
 from bilevel.core import RowLosses, RowProblem
+from bilevel.core.hypergradient import Iterate, Levels, Point
+from bilevel.core.lower_level import lower_level
+from bilevel.core.lower_steps import LookBack
 from bilevel.weighting import row_logits
 
 
@@ -54,6 +58,26 @@ def in_micro_batches(batch: dict, pieces: int) -> dict:
 def row_problem(pool: int, **options) -> RowProblem:
     weighting = options.pop("weighting", None) or row_logits(pool)
     return RowProblem(row_losses, weighting, upper, **options)
+
+
+def point_of(problem, outer, params: dict, batch: dict, pieces: int = 1) -> tuple[Levels, Point]:
+    """A point at which what the implicit rules read is filled in: its iterates are all the same."""
+    level = lower_level(problem)
+    batches = in_micro_batches(batch, pieces)
+    iterate = Iterate(params, ())
+    return Levels(level, problem.upper, optax.sgd(0.1)), Point(
+        outer=outer,
+        memory=(),
+        start=iterate,
+        last=iterate,
+        end=iterate,
+        gradient=(),
+        weighed=level.weigh(outer, (), params, batches),
+        lower_batches={name: value[None] for name, value in batches.items()},
+        upper_batches={},
+        key=jax.random.key(0),
+        look_back=LookBack(1, iterate, (), None),
+    )
 
 
 def finite_difference(function, tree, step: float = 1e-5):

@@ -124,8 +124,11 @@ def check_hypergradient(
     if point.optimizer is None:
         point = point._replace(optimizer=_gradient_descent(plain, point, key))
 
-    estimate, diagnostics, family = _estimate(problem, estimator, point, lower_steps, settle, key)
-    reference, words = _reference(plain, point, horizon, directions, dense_limit, solve_steps, key)
+    made = _estimate(problem, estimator, point, lower_steps, settle, key)
+    estimate, diagnostics = made.gradient, made.diagnostics
+    reference, words = _reference(
+        plain, point, made.inner, horizon, directions, dense_limit, solve_steps, key
+    )
     found = _slopes(estimate, reference)
     damping = _number(diagnostics.damping)
     seen = _number(diagnostics.curvature)
@@ -135,7 +138,7 @@ def check_hypergradient(
     ]
     return HypergradientCheck(
         estimate=estimate,
-        family=family,
+        family=made.family,
         cosine=_cosine(found, reference.slopes),
         relative_error=_relative_error(found, reference.slopes),
         finite=bool(diagnostics.finite) and bool(all_finite(estimate)),
@@ -144,7 +147,7 @@ def check_hypergradient(
         reference_stationarity=reference.stationarity,
         reference_curvature=reference.curvature,
         horizon=horizon,
-        stationarity=_stationarity(plain, point),
+        stationarity=_stationarity(plain, point, made.inner),
         curvature=min(curvatures, default=None),
         residual=_number(diagnostics.residual),
         damping=damping,
@@ -154,6 +157,15 @@ def check_hypergradient(
     )
 
 
+class _Made(NamedTuple):
+    """An estimate: the outer gradient, the inner variables after the lower steps, what was seen, of which family."""
+
+    gradient: PyTree
+    inner: PyTree
+    diagnostics: Diagnostics
+    family: str | None
+
+
 def _estimate(
     problem: Problem | RowProblem,
     estimator: EstimatorName | EstimatorSettings | Hypergradient,
@@ -161,8 +173,8 @@ def _estimate(
     lower_steps: int,
     settle: int,
     key: Array,
-) -> tuple[PyTree, Diagnostics, str | None]:
-    """The outer gradient that a solver would descend, its diagnostics, and the estimator's family."""
+) -> _Made:
+    """The outer gradient that a solver would descend."""
     assert point.optimizer is not None
     family, scale, settle_steps = None, 1.0, 0
     if isinstance(estimator, Hypergradient):
@@ -186,7 +198,7 @@ def _estimate(
         return {name: jnp.broadcast_to(value, (*axes, *jnp.shape(value))) for name, value in batch.items()}
 
     @jax.jit
-    def run(state: SolverState) -> tuple[PyTree, Diagnostics]:
+    def run(state: SolverState) -> tuple[SolverState, Diagnostics]:
         lower, upper = stacked(point.lower_batch, lower_steps, 1), stacked(point.upper_batch, 1)
         if settle_steps:
 
@@ -196,10 +208,11 @@ def _estimate(
             state, _ = jax.lax.scan(move, state, None, length=settle_steps)
         after, report = solver.step(state, lower, upper)
         assert report.diagnostics is not None  # both levels are updated
-        return after.outer.optimizer, report.diagnostics.replace(finite=report.finite)
+        return after, report.diagnostics.replace(finite=report.finite)
 
-    gradient, diagnostics = run(state)
-    return optax.tree.scale(1.0 / scale, gradient), jax.device_get(diagnostics), family
+    after, diagnostics = run(state)
+    gradient = optax.tree.scale(1.0 / scale, after.outer.optimizer)
+    return _Made(gradient, after.inner.inner, jax.device_get(diagnostics), family)
 
 
 def _recorded() -> optax.GradientTransformation:
@@ -213,6 +226,7 @@ def _recorded() -> optax.GradientTransformation:
 def _reference(
     problem: Problem,
     point: CheckPoint,
+    reached: PyTree,
     horizon: int | None,
     directions: int,
     dense_limit: int,
@@ -221,7 +235,7 @@ def _reference(
 ) -> tuple[Reference, str]:
     batches = point.lower_batch, point.upper_batch
     if horizon is None and size(point.inner) <= dense_limit:
-        return dense_reference(problem, point.outer, point.inner, *batches), "the dense implicit formula"
+        return dense_reference(problem, point.outer, reached, *batches), "the dense implicit formula"
     if horizon is None:
         value = value_at_optimum(problem, point.inner, *batches, solve_steps)
         what = "the solved lower level"
@@ -256,9 +270,9 @@ def _gradient_descent(problem: Problem, point: CheckPoint, key: Array) -> optax.
     return optax.sgd(1.0 / max(float(largest), float(jnp.finfo(jnp.float32).tiny)))
 
 
-def _stationarity(problem: Problem, point: CheckPoint) -> float:
-    below = jax.grad(lambda *a: problem.lower(*a).value, 1)(point.outer, point.inner, point.lower_batch)
-    above = jax.grad(lambda *a: problem.upper(*a).value, 1)(point.outer, point.inner, point.upper_batch)
+def _stationarity(problem: Problem, point: CheckPoint, inner: PyTree) -> float:
+    below = jax.grad(lambda *a: problem.lower(*a).value, 1)(point.outer, inner, point.lower_batch)
+    above = jax.grad(lambda *a: problem.upper(*a).value, 1)(point.outer, inner, point.upper_batch)
     return float(stationarity(below, norm(above)))
 
 

@@ -46,7 +46,6 @@ class Curvature:
 
     def __post_init__(self) -> None:
         for name, inside, allowed in (
-            ("kind", self.kind in ("hessian", "gauss_newton"), "hessian or gauss_newton"),
             ("damping", self.damping >= 0, "0 or more"),
             ("relative_damping", self.relative_damping >= 0, "0 or more"),
             ("power_iterations", self.power_iterations >= 1, "1 or more"),
@@ -111,8 +110,12 @@ def largest_curvature(product: Product, like: PyTree, key: Array, iterations: in
 
 def unit(vector: PyTree, length: Array) -> PyTree:
     """Returns vector / length; zero for a zero vector."""
-    factor = jnp.where(length > 0, 1.0 / jnp.where(length > 0, length, 1.0), 0.0)
-    return jax.tree.map(lambda x: (factor * x).astype(x.dtype), vector)
+    return jax.tree.map(lambda x: relative(x, length).astype(x.dtype), vector)
+
+
+def relative(part: Array, whole: Array) -> Array:
+    """Returns part / whole; zero for a zero whole. NaN stays NaN."""
+    return jnp.where(whole == 0, 0.0, part / jnp.where(whole == 0, 1.0, whole))
 
 
 def _hessian_product(lower: LowerLevel, point: Point, batches: Batch, reuse: bool) -> Product:

@@ -28,12 +28,12 @@ class HypergradientCheck(NamedTuple):
         reference_stationarity: |grad_inner lower| / |grad_inner upper| where the reference left the lower level.
         reference_curvature: smallest eigenvalue there; None where it was not computed.
         horizon: steps that the reference looks ahead; None for the optimum.
-        stationarity: the same at the given point.
+        stationarity: the same where the estimate was made.
         curvature: smallest curvature that was seen, damping excluded; None where nobody looked.
         residual: of the estimator's linear system; None where it has none.
         damping: of that system; None where it has none.
-        convergence_error: relative error that an exact implicit formula makes at the given point, because the lower
-            level is not at its optimum there; None where it was not computed.
+        convergence_error: relative error that the exact implicit formula makes where the estimate was made, because the
+            lower level is not at its optimum there; None where it was not computed.
     """
 
     estimate: PyTree
@@ -130,11 +130,11 @@ class HypergradientCheck(NamedTuple):
                 + ": compare with a horizon of training steps instead."
             )
         elif self.family == "implicit" and self.horizon is None:
-            off = self.stationarity if self.convergence_error is None else self.convergence_error
-            if off > LARGE:
+            cost = self.convergence_error
+            if self.stationarity > LARGE if cost is None else cost > max(ACCURATE, self.relative_error / 2):
                 lines.append(
                     f"Inner not converged (stationarity {self.stationarity:.2g}"
-                    + ("" if self.convergence_error is None else f", costing {self.convergence_error:.0%}")
+                    + ("" if cost is None else f", costing {cost:.0%}")
                     + "): the implicit formula describes the optimum w*, not the present w. Train longer between outer "
                     "steps, or take optimizer_aware or unroll, which describe the steps that are taken."
                 )

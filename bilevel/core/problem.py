@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +22,8 @@ Batch = Mapping[str, Any]
 """Arrays by name. A batch of rows has `row_id`, int32 [..., rows], -1 for the filler rows."""
 
 
-class OutputLoss(NamedTuple):
+@dataclass(frozen=True)
+class OutputLoss:
     """A loss of outputs: says where a model ends and its loss begins, so that Gauss-Newton products exist.
 
     It stands wherever the plain function would: `RowProblem(OutputLoss(logits, losses), ...)`,

@@ -28,7 +28,7 @@ class Reference(NamedTuple):
         uncertainty: relative error of the slopes themselves.
         stationarity: norm of the lower gradient, relative to the upper one's, where the lower level was left.
         curvature: smallest eigenvalue there; None where it was not computed.
-        at_point: the same formula at the given inner variables, flat; None where it was not computed.
+        at_point: the same formula at the inner variables that were given, flat; None where it was not computed.
     """
 
     directions: PyTree | None

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from bilevel.core.losses import Mean, Reduction, RowLosses
-from bilevel.core.problem import Batch
+from bilevel.core.problem import Batch, OutputLoss
 from bilevel.core.tree import PyTree
 
 TokenScores = Any
@@ -27,11 +27,29 @@ def response_losses(
     """
 
     def row_losses(params: PyTree, batch: Batch) -> RowLosses:
-        loss = token_scores(params, batch).loss
-        mask = batch["loss_mask"].astype(loss.dtype)
-        return RowLosses(sum_by_row(jnp.where(batch["loss_mask"], loss, 0.0), batch), sum_by_row(mask, batch))
+        return _of_responses(token_scores(params, batch).loss, batch)
 
     return row_losses
+
+
+def response_losses_of_logits(
+    logits: Callable[[PyTree, Batch], Float[Array, "sequences tokens vocab"]],
+    token_scores: Callable[[Array, Batch], TokenScores],
+) -> OutputLoss:
+    """Returns the same `row_losses(params, batch)` with the logits as outputs, for Gauss-Newton products.
+
+    It holds the logits of all positions at once.
+
+    Args:
+        logits: `(params, batch) -> [sequences, tokens, vocabulary]`, for the next token.
+        token_scores: `(logits, batch) -> scores` with `scores.loss` [sequences, tokens], in nats.
+    """
+    return OutputLoss(logits, lambda logits, batch: _of_responses(token_scores(logits, batch).loss, batch))
+
+
+def _of_responses(loss: Float[Array, "sequences tokens"], batch: Batch) -> RowLosses:
+    mask = batch["loss_mask"].astype(loss.dtype)
+    return RowLosses(sum_by_row(jnp.where(batch["loss_mask"], loss, 0.0), batch), sum_by_row(mask, batch))
 
 
 def exact_matches(

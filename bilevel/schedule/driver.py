@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from bilevel.errors import InputError
 from bilevel.schedule.moves import Move
 from bilevel.schedule.state import Context, Position, RunState, Stopped
 
@@ -60,12 +61,14 @@ def check_schedule(schedule: Schedule, state: RunState, context: Context) -> Non
 
     Raises:
         ValueError: a move reads what is neither in the state nor written by an earlier move.
-        InputError: what a move itself can know: a batch larger than its data, say.
+        InputError: what a move itself can know: a batch larger than its data, an estimator that does not suit the
+            problem or the optimizer.
     """
     present = {f"model:{name}" for name in state.models} | {f"data:{name}" for name in context.data}
     present |= {f"signal:{name}" for name in state.signals} | {f"set:{name}" for name in state.sets}
     if state.solver is not None:
         present.add("solver")
+    solver = state.solver
     left = list(schedule[state.position.round :])
     if left:
         left[0] = left[0][state.position.move :]
@@ -78,4 +81,8 @@ def check_schedule(schedule: Schedule, state: RunState, context: Context) -> Non
                     f"writes; there are {', '.join(sorted(present))}"
                 )
             move.check(context)
+            try:
+                solver = move.solver_after(solver, state.models)
+            except ValueError as error:
+                raise InputError(str(error)) from error
             present.update(move.writes)

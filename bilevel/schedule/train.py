@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache, partial
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel.core.compiled import Compiled
+from bilevel.core.hypergradient import Diagnostics
 from bilevel.core.problem import Batch, RowProblem
 from bilevel.core.solver import BOTH, Level, Solver, SolverState, StepReport
 from bilevel.core.tree import PyTree
@@ -97,7 +98,7 @@ class Train(Move):
                     updates=self._updates_at(number),
                 )
                 seen.append(report)
-                logs = number % context.log_every == 0 or last
+                logs = number % max(1, context.log_every // self.plan.lower_steps) == 0 or last
                 stops = context.saver.stopping and not last
                 saves = not stops and not last and context.saver.due(number)
                 if not (logs or stops or saves):
@@ -107,7 +108,7 @@ class Train(Move):
                     reports = jax.device_get(seen)
                     _stop_when_stuck(int(solver_state.skipped_in_a_row), reports, pool.rows, context.patience)
                     numbers = self._numbers(solver_state, reports, upper_loss, len(pool))
-                    context.log(number, numbers)
+                    context.log(number * self.plan.lower_steps, numbers)
                     bar.advance(len(seen), {"lower": numbers["lower_loss"], "upper": upper_loss})
                     seen = []
                 if stops:
@@ -163,12 +164,25 @@ class Train(Move):
             seen = np.concatenate([report.row_weights[report.row_id >= 0] for report in reports])
             # Of the rows seen since the last line, scaled to the pool: rows are drawn without replacement.
             numbers["effective_sample_size"] = float(effective_sample_size(seen)) / seen.size * rows
-        diagnostics = [report.diagnostics for report in applied if report.diagnostics is not None]
-        for name in ("hypergradient_norm", "upper_gradient_norm", "direction_norm"):
-            values = [value for d in diagnostics if (value := getattr(d, name)) is not None]
-            if values:
-                numbers[name] = float(np.mean(values))
+        numbers |= _diagnostics(reports, applied)
         return numbers
+
+
+_WORST = {"residual": np.max, "curvature": np.min}
+"""Diagnostics of which the worst of several steps is kept; of the others it is the mean."""
+
+
+def _diagnostics(reports: Sequence[StepReport], applied: Sequence[StepReport]) -> dict[str, float]:
+    """What estimators saw in the steps that moved the outer variables, named as in `Diagnostics`."""
+    numbers: dict[str, float] = {}
+    for field in fields(Diagnostics):
+        # Steps that were not applied are counted as such; their NaN would hide all others.
+        among = reports if field.name == "finite" else applied
+        seen = [report.diagnostics for report in among if report.diagnostics is not None]
+        values = [value for d in seen if (value := getattr(d, field.name)) is not None]
+        if values:
+            numbers[field.name] = float(_WORST.get(field.name, np.mean)(np.asarray(values, np.float64)))
+    return numbers
 
 
 def _reached(

@@ -20,7 +20,7 @@ from bilevel.core import (
 from bilevel.core.hypergradient import Adjoint
 from bilevel.weighting import entropy_penalty
 from tests.float64.problems import problem
-from tests.zoo import relative_error, row_problem, rows
+from tests.zoo import network, relative_error, row_problem, rows
 
 
 def at(known, inner=None, **options):

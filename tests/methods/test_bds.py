@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import optax
 import pytest
 
+from bilevel.core import EstimatorSettings
 from bilevel.methods import TrainingSettings, bds, clean_only, direct_mixing, uniform_tuning, validation_only
 from bilevel.methods.bds import BDSSettings
 from bilevel.objectives import mean_loss
@@ -22,25 +24,27 @@ def outcome(schedule):
     return run_schedule((*schedule, (Evaluate("test"),)), state, context())
 
 
+@pytest.mark.filterwarnings("ignore:identity differentiates a gradient step")
 @pytest.mark.parametrize(
-    "options",
+    ("name", "options"),
     [
-        {"estimator": "penalty"},
-        {"estimator": "penalty", "upper_share": 0.5, "upper_share_drop": 0.05},
-        {"estimator": "penalty_single"},
-        {"estimator": "penalty_single", "rate": 0.5, "entropy": 0.4},
-        {"estimator": "penalty_single", "rule": "sgd"},
-        {"estimator": "penalty_single", "entropy": 0.5, "floor": 0.05},
-        {"estimator": "penalty_single", "weights": "sigmoid", "rule": "sgd"},
-        {"estimator": "penalty_single", "keep_share": 0.6},
-        {"estimator": "identity", "rate": 3.0},
-        {"estimator": "optimizer_aware", "rate": 30.0},
+        ("penalty", {}),
+        ("penalty", {"upper_share": 0.5, "upper_share_drop": 0.05}),
+        ("penalty_single", {"entropy": 0.1}),
+        ("penalty_single", {"rate": 0.5, "entropy": 0.4}),
+        ("penalty_single", {"rule": "sgd", "entropy": 0.1}),
+        ("penalty_single", {"entropy": 0.5, "floor": 0.05}),
+        ("penalty_single", {"weights": "sigmoid", "rule": "sgd", "entropy": 0.1}),
+        ("penalty_single", {"keep_share": 0.6}),
+        ("identity", {"rate": 3.0}),
+        ("optimizer_aware", {"rate": 30.0}),
+        ("penalty_single", {"entropy": 0.1, "lower_steps": 3, "rate": 1.0}),
     ],
-    ids=lambda options: ", ".join(map(str, options.values())),
+    ids=lambda value: value if isinstance(value, str) else ", ".join(map(str, value.values())),
 )
-def test_faulty_rows_lose_their_weight(options):
+def test_faulty_rows_lose_their_weight(name, options):
     settings = BDSSettings(**({"rate": 0.3, "entropy": 0.0, "outer_warmup": 20} | options))
-    _, schedule = bds(row_losses, UPPER, 60, TRAINING, settings)
+    _, schedule = bds(row_losses, UPPER, 60, TRAINING, settings, hypergradient=EstimatorSettings(name))
     state = outcome(schedule)
     weights = state.signals["weight"].values
     assert separation_auc(weights[FAULTY], weights[~FAULTY]) > 0.97
@@ -51,6 +55,33 @@ def test_faulty_rows_lose_their_weight(options):
         assert weights.min() >= options["floor"]
     if options.get("keep_share"):
         assert np.sum(weights > 0) == 36
+
+
+@pytest.mark.parametrize(
+    ("hypergradient", "options", "said"),
+    [
+        (EstimatorSettings("identity"), {}, "optimizer_aware differentiates Adam's"),
+        (EstimatorSettings("optimizer_aware"), {"lower_steps": 3}, "the last of 3 inner steps"),
+        (EstimatorSettings("conjugate_gradient", damping=0.1), {}, "1 inner steps between outer steps"),
+        (EstimatorSettings("neumann"), {"lower_steps": 9}, "add damping"),
+        (EstimatorSettings("penalty_single"), {"entropy": 0.0}, "rows of least loss"),
+        (EstimatorSettings("penalty"), {"rule": "adam"}, "how often a row was visited"),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_combinations_that_mislead_warn_in_one_line(hypergradient, options, said):
+    with pytest.warns(UserWarning, match=said) as caught:
+        bds(row_losses, UPPER, 60, TRAINING, BDSSettings(**options), hypergradient=hypergradient)
+    assert len(caught) == 1
+    assert "\n" not in str(caught[0].message)
+
+
+def test_lower_steps_take_the_same_optimizer_steps_with_fewer_moves_of_the_weights():
+    training = TrainingSettings(steps=30, batch_rows=16, upper_rows=16, learning_rate=0.05)
+    settings = BDSSettings(outer_warmup=6, lower_steps=3)
+    state = outcome(bds(row_losses, UPPER, 60, training, settings)[1])
+    assert int(state.solver.step) == 10
+    assert int(optax.tree.get(state.solver.inner.optimizer, "ScaleByAdamState").count) == 30
 
 
 def test_the_oracle_beats_uniform_and_only_trusted_rows_move_nothing_of_the_pool():
@@ -96,6 +127,7 @@ def test_adam_on_softmax_logits_warns_and_still_runs():
         ({"keep_share": 0.0}, "keep_share"),
         ({"entropy": -1.0}, "entropy"),
         ({"outer_warmup": -1}, "outer_warmup"),
+        ({"lower_steps": 0}, "lower_steps"),
         ({"weights": "sigmoid", "rule": "exponentiated"}, "softmax"),
     ],
 )

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from bilevel.core.curvature import HESSIAN, Curvature
+from bilevel.core.curvature import HESSIAN, Curvature, relative
 from bilevel.core.hypergradient import Adjoint, Diagnostics, Direction, Levels, Point
 from bilevel.core.tree import PyTree, norm, size, widened
 
@@ -41,7 +41,7 @@ def dense(curvature: Curvature = HESSIAN, limit: int = 4096) -> Adjoint:
         q = vectors @ ((vectors.T @ target) / (values + damping))
         missed = target - (columns @ q + damping * q)
         diagnostics = Diagnostics(
-            residual=norm(missed) / norm(target), curvature=values[0] + damping, damping=damping
+            residual=relative(norm(missed), norm(target)), curvature=values[0] + damping, damping=damping
         )
         return Direction(unravel(q), point.end.inner, (), diagnostics)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from bilevel.core.curvature import HESSIAN, Curvature, damped, largest_curvature
+from bilevel.core.curvature import HESSIAN, Curvature, damped, largest_curvature, relative
 from bilevel.core.hypergradient import Adjoint, Diagnostics, Direction, Levels, Point
 from bilevel.core.tree import PyTree, add_scaled, norm, vdot, widened
 
@@ -69,7 +69,7 @@ def neumann(
 
         (q, residual), bent = jax.lax.scan(add_term, begun, None, length=iterations)
         diagnostics = Diagnostics(
-            residual=norm(residual) / norm(upper_gradient), curvature=jnp.min(bent), damping=damping
+            residual=relative(norm(residual), norm(upper_gradient)), curvature=jnp.min(bent), damping=damping
         )
         return Direction(q, point.end.inner, q if warm_start else (), diagnostics)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from bilevel.core.curvature import DAMPED_HESSIAN, Curvature, damped
+from bilevel.core.curvature import DAMPED_HESSIAN, Curvature, damped, relative
 from bilevel.core.hypergradient import Adjoint, Diagnostics, Direction, Levels, Point
 from bilevel.core.tree import PyTree, add_scaled, norm, size, vdot, widened
 
@@ -60,7 +60,7 @@ def nystrom(rank: int = 10, curvature: Curvature = DAMPED_HESSIAN) -> Adjoint:
         )
         missed = add_scaled(target, -1.0, damped(product, damping)(q))
         diagnostics = Diagnostics(
-            residual=norm(missed) / norm(target), curvature=smallest + damping, damping=damping
+            residual=relative(norm(missed), norm(target)), curvature=smallest + damping, damping=damping
         )
         return Direction(q, point.end.inner, (), diagnostics)
 

@@ -20,6 +20,8 @@ from bilevel.core.estimators.single_loop import SINGLE_LOOP
 from bilevel.core.estimators.table import Estimator as Estimator
 from bilevel.core.estimators.table import Ingredients as Ingredients
 from bilevel.core.estimators.training import TRAINING
+from bilevel.core.estimators.unsound import Situation as Situation
+from bilevel.core.estimators.unsound import unsound as unsound
 from bilevel.core.problem import Problem, RowProblem
 from bilevel.core.solver import Solver
 from bilevel.core.tree import PyTree

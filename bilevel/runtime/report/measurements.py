@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 Place = Literal["training", "weights", "hypergradient", "other"]
 
-HIDDEN = frozenset({"step", "method", "seconds", "skipped_steps"})
+HIDDEN = frozenset({"step", "method", "seconds", "skipped_steps", "finite"})
 """Numbers that a report shows in words, or not at all."""
 
 
@@ -65,6 +65,12 @@ KNOWN = (
         "hypergradient",
     ),
     Measurement(
+        "stationarity",
+        "Inner stationarity",
+        "The lower level's gradient as a share of the upper one's: implicit estimators describe its zero.",
+        "hypergradient",
+    ),
+    Measurement(
         "residual",
         "Linear system: relative residual",
         "What the solver of (H + damping) q = gradient left over, as a share of the gradient: 1 means nothing was "
@@ -75,6 +81,12 @@ KNOWN = (
         "curvature",
         "Linear system: smallest curvature",
         "The smallest curvature met on the way; below zero the lower level is not at a minimum, and the solver stops.",
+        "hypergradient",
+    ),
+    Measurement(
+        "damping",
+        "Linear system: damping",
+        "What was added to every curvature; as large as the smallest it biases the answer.",
         "hypergradient",
     ),
 )
