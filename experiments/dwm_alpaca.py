@@ -33,6 +33,7 @@ from experiments.dwm_config import PRESETS, DWMAlpaca
 from experiments.inputs import Inputs, load_inputs
 from experiments.options import in_steps
 from experiments.session import Method, Methods, run_methods
+from experiments.trained_network import leaving_snapshots, run_transferred, vocabulary
 
 NAME = "dwm_alpaca"
 LEARNED = ("one_feature", "alignment", "row_logits")
@@ -42,6 +43,9 @@ def run(config: DWMAlpaca) -> None:
     """Runs the experiment and leaves its run folder."""
     began = time.monotonic()
     enable_compilation_cache()
+    if config.weighting is not None:
+        run_transferred(NAME, config, PRESETS[config.preset].training, began)
+        return
     inputs = load_inputs(config.data, config.corpus, config.model, config.seed, config.lora)
     pool_rows = len(inputs.sets.encoded["pool"])
     # The folder keeps the configuration as it was asked for: epochs of whatever rows it is run on again.
@@ -63,9 +67,19 @@ def _methods(config: DWMAlpaca, inputs: Inputs) -> Methods:
             inputs.row_losses, upper, len(pool), training, settings, config.top_share, inputs.first_order
         )
 
-    methods: dict[str, Method | Callable[[np.ndarray], Method]] = {
-        "dwm": _dwm(config, inputs, config.dwm.network)
-    }
+    main = leaving_snapshots(
+        _dwm(config, inputs, config.dwm.network),
+        inputs,
+        config.dwm,
+        inputs.template,
+        training.batch_rows,
+        config.alarm,
+        experiment=NAME,
+        train=config.data.train,
+        valid=config.data.valid,
+        seed=config.seed,
+    )
+    methods: dict[str, Method | Callable[[np.ndarray], Method]] = {"dwm": main}
     if config.baselines == "none":
         return methods
     methods["uniform"] = uniform_tuning(row_losses, upper, training)
@@ -85,7 +99,7 @@ def _dwm(config: DWMAlpaca, inputs: Inputs, network: NetworkName) -> Method:
     return dwm(
         inputs.row_losses,
         mean_loss(inputs.first_order),
-        _vocabulary(inputs),
+        vocabulary(inputs.tokenizer),
         config.training,
         replace(config.dwm, network=network),
         config.top_share,
@@ -103,12 +117,8 @@ def _shuffled(config: DWMAlpaca, inputs: Inputs, weights: np.ndarray) -> Method:
 def _longer(config: DWMAlpaca, inputs: Inputs) -> TrainingSettings:
     """Training for the steps whose compute is that of DWM's training and learning together."""
     model = sum(leaf.size for leaf in jax.tree.leaves((inputs.model.base, inputs.model.start)))
-    extra = extra_steps(config.training, config.dwm, _vocabulary(inputs), model)
+    extra = extra_steps(config.training, config.dwm, vocabulary(inputs.tokenizer), model)
     return replace(config.training, steps=config.training.steps + extra)
-
-
-def _vocabulary(inputs: Inputs) -> int:
-    return max(inputs.tokenizer.get_vocab().values()) + 1
 
 
 def _overhead(folder: Path, methods: Sequence[str]) -> str:

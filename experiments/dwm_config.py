@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -26,8 +27,15 @@ class DWMAlpaca:
 
         python -m experiments.dwm_alpaca --train pool.jsonl --valid trusted.jsonl --model FOLDER --steps 500
 
-    The run folder holds weights.parquet (a weight for each row), selected.jsonl (the heaviest rows), model/ and
-    report.html.
+    The run folder holds snapshots/ (the network after each stage, for --weighting of other runs and for
+    experiments.dwm_filter), weights.parquet (a weight for each row), selected.jsonl (the heaviest rows), model/ and
+    report.html, which shows what the weights prefer, stage by stage.
+
+    Attributes:
+        weighting: A network that a run of DWM has trained, to weight these rows by: the run's folder (the snapshot of
+            each of its stages serves for as large a share of the steps), RUN/last, or a snapshot's own folder. It stays
+            frozen: nothing is learned about rows, and the trusted rows are only watched.
+        alarm: Effective sample size, as a share of the rows, below which the weights count as collapsed.
     """
 
     preset: Literal["tiny"] = "tiny"
@@ -38,6 +46,8 @@ class DWMAlpaca:
     """Whether to train what DWM must be compared with, too."""
     top_share: float = 0.5
     """Share of the training rows that selected.jsonl keeps, the heaviest."""
+    weighting: Annotated[Path | None, tyro.conf.arg(metavar="RUN|SNAPSHOT")] = None
+    alarm: float = 0.1
     run: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
     data: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
     corpus: CorpusOptions = field(default_factory=CorpusOptions)
@@ -53,6 +63,8 @@ class DWMAlpaca:
     def __post_init__(self) -> None:
         if not 0 < self.top_share <= 1:
             raise ValueError(f"top_share must be in (0, 1], not {self.top_share}")
+        if not 0 <= self.alarm <= 1:
+            raise ValueError(f"alarm must be in [0, 1], not {self.alarm}")
 
 
 PRESETS = {

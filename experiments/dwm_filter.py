@@ -248,7 +248,8 @@ def _weights(snapshot: Snapshot, scores: np.ndarray) -> np.ndarray:
     """What the rows would weigh in training, if all of them stood in one batch."""
     network = snapshot.info.network
     scaled = scores / network.temperature
-    masses = np.exp(scaled - scaled.max()) if network.form == "softmax" else 1 / (1 + np.exp(-scaled))
+    centred = scaled - scaled.mean()
+    masses = np.exp(scaled - scaled.max()) if network.form == "softmax" else 1 / (1 + np.exp(-centred))
     return network.floor + (1 - network.floor) * len(scores) * masses / masses.sum()
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import jax
 import numpy as np
 
-from bilevel.core import RowProblem
 from bilevel.data import EncodedRows, source_of
-from bilevel.methods import clean_only, uniform_tuning
-from bilevel.methods.dwm import dwm
+from bilevel.methods import clean_only, dwm, fixed_weights, uniform_tuning
+from bilevel.methods.dwm import extra_steps
 from bilevel.methods.stages import taught_by_population
 from bilevel.objectives import mean_loss
 from bilevel.runtime.compilation_cache import enable_compilation_cache
@@ -21,12 +22,11 @@ from bilevel.runtime.devices import AXIS, data_mesh
 from bilevel.runtime.table import Column, align
 from bilevel.runtime.weights import FILE as WEIGHTS
 from bilevel.runtime.weights import read_weights
-from bilevel.schedule import Schedule, Select
 from experiments.command import run_command
 from experiments.inputs import Inputs, with_packing_notice
 from experiments.options import in_steps
 from experiments.pretrain_config import PRESETS, DWMPretrain
-from experiments.session import Methods, run_methods
+from experiments.session import Method, Methods, run_methods
 from experiments.text_inputs import load_text_inputs
 from experiments.trained_network import leaving_snapshots, vocabulary
 
@@ -52,27 +52,28 @@ def _methods(config: DWMPretrain, inputs: Inputs) -> Methods:
     row_losses, training = inputs.first_order, config.training
     upper = mean_loss(row_losses)
     faulty = np.array([bool(row.labels.get("fault")) for row in inputs.sets.encoded["pool"].rows])
-    methods: dict[str, tuple[RowProblem, Schedule]] = {"dwm": _dwm(config, inputs)}
+    methods: dict[str, Method | Callable[[np.ndarray], Method]] = {"dwm": _dwm(config, inputs)}
     if config.baselines == "none":
         return methods
     methods["uniform"] = uniform_tuning(row_losses, upper, training)
+    longer = replace(training, steps=training.steps + _extra_steps(config, inputs))
+    methods["uniform_longer"] = uniform_tuning(row_losses, upper, longer)
+    methods["shuffled"] = partial(_shuffled, config, inputs)
     if faulty.any():
         methods["clean_only"] = clean_only(row_losses, upper, training, faulty)
     return methods
 
 
-def _dwm(config: DWMPretrain, inputs: Inputs) -> tuple[RowProblem, Schedule]:
+def _dwm(config: DWMPretrain, inputs: Inputs) -> Method:
     problem, schedule = dwm(
         inputs.row_losses,
         mean_loss(inputs.first_order),
         vocabulary(inputs.tokenizer),
         config.training,
         config.dwm,
-        devices=data_mesh().shape[AXIS],
-    )
-    schedule = tuple(
-        tuple(replace(move, share=config.top_share) if isinstance(move, Select) else move for move in moves)
-        for moves in schedule
+        config.top_share,
+        inputs.first_order,
+        data_mesh().shape[AXIS],
     )
     if config.population > 1:
         schedule = taught_by_population(schedule, config.population, config.reset_every)
@@ -88,6 +89,19 @@ def _dwm(config: DWMPretrain, inputs: Inputs) -> tuple[RowProblem, Schedule]:
         valid=config.data.valid,
         seed=config.seed,
     )
+
+
+def _extra_steps(config: DWMPretrain, inputs: Inputs) -> int:
+    """Plain steps for the compute of what DWM does beyond training: every member of a population takes its own."""
+    model = sum(leaf.size for leaf in jax.tree.leaves(inputs.params))
+    learning = replace(config.dwm, hypergradient_steps=config.dwm.hypergradient_steps * config.population)
+    return extra_steps(config.training, learning, vocabulary(inputs.tokenizer), model)
+
+
+def _shuffled(config: DWMPretrain, inputs: Inputs, weights: np.ndarray) -> Method:
+    """The same weights on other documents: what their spread alone does."""
+    table = np.random.default_rng(config.seed).permutation(weights)
+    return fixed_weights(inputs.first_order, mean_loss(inputs.first_order), config.training, table)
 
 
 def _sources(folder: Path, pool: EncodedRows) -> str:

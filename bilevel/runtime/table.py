@@ -55,6 +55,7 @@ METHOD_TITLES = {
     "row_logits": "row logits (BDS)",
     "direct_mixing": "direct mixing",
     "validation_only": "validation only",
+    "transferred": "trained network",
     "clean_only": "clean only (oracle)",
 }
 """Methods by their names in `summary.json`, in the order in which a table shows them."""
