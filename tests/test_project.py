@@ -136,10 +136,11 @@ def test_every_dependency_is_pinned() -> None:
 def test_commands_of_the_readme_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    pages = [path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")]
     named = set(re.findall(r"`make ([a-z-]+)", readme)) | set(re.findall(r"^ *make ([a-z-]+)", readme, re.M))
     assert {"run", "test"} <= named <= targets
-    modules = re.findall(r"python -m ([\w.]+)", readme)
-    assert modules
+    modules = set(re.findall(r"python -m ((?:bilevel|experiments|tests)[\w.]*)", "\n".join([readme, *pages])))
+    assert "experiments.bds_alpaca" in modules
     for module in modules:
-        path = ROOT / module.replace(".", "/")
+        path = ROOT / module.rstrip(".").replace(".", "/")
         assert path.with_suffix(".py").exists() or (path / "__main__.py").exists()
