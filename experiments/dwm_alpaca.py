@@ -12,8 +12,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from bilevel.core.estimators import EstimatorName, EstimatorSettings
 from bilevel.methods import (
-    BDSSettings,
     TrainingSettings,
     bds,
     clean_only,
@@ -62,9 +62,16 @@ def _methods(config: DWMAlpaca, inputs: Inputs) -> Methods:
     pool = inputs.sets.encoded["pool"]
     faulty = np.array([bool(row.labels.get("fault")) for row in pool.rows])
 
-    def logits(settings: BDSSettings) -> Method:
+    def logits(rate: float, name: EstimatorName) -> Method:
         return bds(
-            inputs.row_losses, upper, len(pool), training, settings, config.top_share, inputs.first_order
+            inputs.row_losses,
+            upper,
+            len(pool),
+            training,
+            replace(config.bds, rate=rate),
+            config.top_share,
+            inputs.first_order,
+            EstimatorSettings(name),
         )
 
     main = leaving_snapshots(
@@ -86,10 +93,8 @@ def _methods(config: DWMAlpaca, inputs: Inputs) -> Methods:
     methods["uniform_longer"] = uniform_tuning(row_losses, upper, _longer(config, inputs))
     methods["shuffled"] = partial(_shuffled, config, inputs)
     methods["one_feature"] = _dwm(config, inputs, "loss")
-    methods["alignment"] = logits(
-        replace(config.bds, estimator="optimizer_aware", rate=config.alignment_rate)
-    )
-    methods["row_logits"] = logits(config.bds)
+    methods["alignment"] = logits(config.alignment_rate, "optimizer_aware")
+    methods["row_logits"] = logits(config.bds.rate, "penalty_single")
     if faulty.any():
         methods["clean_only"] = clean_only(row_losses, upper, training, faulty)
     return methods

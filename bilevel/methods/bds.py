@@ -142,6 +142,7 @@ def _solver(
         lower_steps=settings.lower_steps,
         network=True,
         adaptive=True,
+        outer_variables=pool_rows,
         row_logits_by_adam=settings.rule == "adam",
         bounded=settings.entropy > 0 or settings.floor > 0 or settings.keep_share < 1,
     )

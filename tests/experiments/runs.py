@@ -6,14 +6,22 @@ import json
 from pathlib import Path
 
 import pyarrow.parquet
+import pytest
 
 from bilevel.runtime.model_card import FILE as CARD
+from bilevel.schedule import CheckpointSaver
 
 SMALL = [
     *("--steps", "6", "--batch-rows", "16", "--upper-rows", "16", "--bds.outer-warmup", "2", "--seed", "3"),
     *("--width", "16", "--layers", "1", "--heads", "2", "--kv-heads", "1", "--mlp-width", "16"),
     *("--corpus.rows", "48", "--corpus.valid", "16", "--corpus.test", "16"),
 ]
+
+
+def stop_when_asked(monkeypatch: pytest.MonkeyPatch, asked: int) -> None:
+    """Lets the run be asked to stop when it looks for the n-th time."""
+    looks = iter(range(asked))
+    monkeypatch.setattr(CheckpointSaver, "stopping", property(lambda self: next(looks, None) is None))
 
 
 def same_run(one: Path, other: Path) -> None:

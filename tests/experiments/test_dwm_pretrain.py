@@ -14,6 +14,7 @@ from bilevel.runtime.weights import read_weights
 from experiments.dwm_filter import main as filter_main
 from experiments.dwm_pretrain import main
 from models.folder import read_folder
+from tests.experiments.runs import same_run, stop_when_asked
 
 SMALL = [
     *(
@@ -47,6 +48,16 @@ def embedded(tmp_path_factory):
     flags = ["--population", "2", "--reset-every", "2", "--run-dir", str(folder)]
     assert main([*SMALL, *CORPUS, *flags]) == 0
     return folder
+
+
+def test_a_run_that_is_stopped_between_its_stages_ends_as_the_one_that_was_not(
+    embedded, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        stop_when_asked(patch, 9)
+        assert main([*SMALL, *CORPUS, "--population", "2", "--reset-every", "2", "--run-dir", "run"]) == 143
+    assert main(["--resume", "run"]) == 0
+    same_run(tmp_path / "run", embedded)
 
 
 def test_a_run_leaves_weights_by_stage_and_source_and_a_model(embedded):

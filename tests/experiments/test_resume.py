@@ -13,10 +13,9 @@ import pytest
 from bilevel.data.corpus import make_corpus
 from bilevel.data.files import write_rows
 from bilevel.runtime.metrics import MetricsWriter, read_metrics
-from bilevel.schedule import CheckpointSaver
 from experiments import session
 from experiments.bds_alpaca import main
-from tests.experiments.runs import SMALL, same_outcome, same_run, summary
+from tests.experiments.runs import SMALL, same_outcome, same_run, stop_when_asked, summary
 
 ALONE = [*SMALL, "--baselines", "none"]
 
@@ -32,12 +31,6 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole") / "run"
     assert main([*SMALL, "--run-dir", str(folder)]) == 0
     return folder
-
-
-def stop_when_asked(monkeypatch, asked):
-    """Lets the run be asked to stop when it looks for the n-th time."""
-    looks = iter(range(asked))
-    monkeypatch.setattr(CheckpointSaver, "stopping", property(lambda self: next(looks, None) is None))
 
 
 @pytest.fixture(scope="module")

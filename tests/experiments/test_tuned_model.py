@@ -12,6 +12,7 @@ import pytest
 
 import models
 from bilevel.core import Compiled
+from bilevel.core.estimators import EstimatorName, EstimatorSettings
 from bilevel.core.solver import Solver
 from bilevel.errors import InputError
 from bilevel.methods import BDSSettings, TrainingSettings, bds
@@ -42,16 +43,19 @@ def load(folder, lora=LoraOptions(), **options) -> Inputs:  # noqa: B008  (froze
     return load_inputs(DataOptions(), corpus, ModelOptions(model=folder, **options), seed=0, lora=lora)
 
 
-def one_step(inputs: Inputs, estimator: str = "penalty"):
+def one_step(inputs: Inputs, estimator: EstimatorName = "penalty"):
     """The state before and after one step of BDS, and the step's program."""
-    training, settings = (
-        TrainingSettings(steps=4, batch_rows=16, upper_rows=16),
-        BDSSettings(estimator=estimator),
-    )
+    training = TrainingSettings(steps=4, batch_rows=16, upper_rows=16)
     pool, validation = inputs.sets.encoded["pool"], inputs.sets.encoded["validation"]
     upper = mean_loss(inputs.first_order)
     _, ((*_, train, _, _, _),) = bds(
-        inputs.row_losses, upper, len(pool), training, settings, first_order=inputs.first_order
+        inputs.row_losses,
+        upper,
+        len(pool),
+        training,
+        BDSSettings(),
+        first_order=inputs.first_order,
+        hypergradient=EstimatorSettings(estimator),
     )
     assert isinstance(train, Train)
     solver: Solver = train.solver

@@ -32,6 +32,10 @@ test compares them with those of the present code.
   adapter under LoRA. `penalty_single` where one copy is all that fits.
 - **The lower level is trained to its optimum** (a head, an adapter on few rows, a convex problem):
   `conjugate_gradient`, with `gauss_newton` and a little damping if a network is involved.
+- **The outer variables are few** (a mixture of sources, a learning rate): `unroll` with mode `forward`, or without any
+  derivative `evolution_strategies`.
+- **Some steps of training are what matters, not their limit:** `unroll`.
+- **A stream of batches and a slow outer level:** `soba`, or `amigo`.
 - **Not sure whether it is right?** `check_hypergradient` compares any of them with a reference on your own problem, and
   says in words what to change:
 
@@ -75,7 +79,7 @@ do not claim to describe: their length is that of one step, and their cosine tel
 def page() -> str:
     """The whole page."""
     overview = [
-        [f"`{row.name}`", row.formula, row.when, row.cost, row.memory, row.assumes]
+        [f"`{row.name}`", f"`{row.formula}`", row.when, row.cost, row.memory, row.assumes]
         for row in ESTIMATORS.values()
     ]
     errors = [_line(case) for name in ESTIMATORS for case in CASES if case.settings.name == name]
@@ -103,12 +107,17 @@ def _line(case: Case) -> list[str]:
     ]
     return [
         f"`{case.settings.name}`",
-        described(case.settings),
+        ", ".join(filter(None, (described(case.settings), _conditions(case)))),
         case.problem,
         f"below {EXACT:g}" if found.error < EXACT else f"{found.error:.1e}",
         f"{found.cosine:.3f}",
         ", ".join(demands),
     ]
+
+
+def _conditions(case: Case) -> str:
+    steps = f"{case.lower_steps} lower steps" if case.lower_steps > 1 else ""
+    return ", ".join(filter(None, (steps, f"{case.settle} steps before" if case.settle else "")))
 
 
 def _table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

@@ -64,6 +64,8 @@ def test_faulty_rows_lose_their_weight(name, options):
         (EstimatorSettings("optimizer_aware"), {"lower_steps": 3}, "the last of 3 inner steps"),
         (EstimatorSettings("conjugate_gradient", damping=0.1), {}, "1 inner steps between outer steps"),
         (EstimatorSettings("neumann"), {"lower_steps": 9}, "add damping"),
+        (EstimatorSettings("unroll"), {}, "optimizer_aware at a higher price"),
+        (EstimatorSettings("soba"), {}, "add damping"),
         (EstimatorSettings("penalty_single"), {"entropy": 0.0}, "rows of least loss"),
         (EstimatorSettings("penalty"), {"rule": "adam"}, "how often a row was visited"),
     ],

@@ -9,6 +9,7 @@ from bilevel.core.estimators.settings import EstimatorName, EstimatorSettings
 
 FEW_LOWER_STEPS = 5
 MANY_HARD_ROWS = 0.1
+MANY_OUTER_VARIABLES = 100
 
 
 class Situation(NamedTuple):
@@ -20,6 +21,7 @@ class Situation(NamedTuple):
         adaptive: whether the inner optimizer rescales gradients (Adam).
         row_logits_by_adam: whether Adam moves one logit a row.
         bounded: whether an entropy term, a floor or a budget keeps weights from collapsing.
+        outer_variables: how many there are; None for few.
         hard_share: share of the rows that are known to be right and hard.
     """
 
@@ -28,6 +30,7 @@ class Situation(NamedTuple):
     adaptive: bool = False
     row_logits_by_adam: bool = False
     bounded: bool = True
+    outer_variables: int | None = None
     hard_share: float = 0.0
 
 
@@ -46,6 +49,7 @@ class Unsound(NamedTuple):
 
 
 _SYSTEMS: tuple[EstimatorName, ...] = ("conjugate_gradient", "neumann", "nystrom", "dense")
+_SINGLE_LOOP: tuple[EstimatorName, ...] = ("soba", "amigo")
 
 
 def _undamped(settings: EstimatorSettings, at: Situation) -> bool:
@@ -56,10 +60,10 @@ def _undamped(settings: EstimatorSettings, at: Situation) -> bool:
 
 UNSOUND = (
     Unsound(
-        _SYSTEMS,
+        _SYSTEMS + _SINGLE_LOOP,
         _undamped,
         "{name} inverts the curvature of a network, which is indefinite (hessian) or all but singular (gauss_newton): "
-        "add damping, or a relative_damping of 0.01, say",
+        "add damping",
     ),
     Unsound(
         _SYSTEMS,
@@ -77,6 +81,17 @@ UNSOUND = (
         ("optimizer_aware",),
         lambda settings, at: at.lower_steps is not None and at.lower_steps > 1,
         "optimizer_aware differentiates the last of {lower_steps} inner steps alone: take unroll for all of them",
+    ),
+    Unsound(
+        ("unroll",),
+        lambda settings, at: at.lower_steps == 1,
+        "unroll through 1 inner step is optimizer_aware at a higher price: take that, or more lower steps",
+    ),
+    Unsound(
+        ("evolution_strategies", "pzobo"),
+        lambda settings, at: (at.outer_variables or 0) > MANY_OUTER_VARIABLES,
+        "{name} needs about as many samples as there are outer variables, {outer_variables:,} here: take "
+        "optimizer_aware, or unroll",
     ),
     Unsound(
         ("penalty_single",),
