@@ -123,7 +123,9 @@ def plan_step(run: BDSAlpaca, config: DecoderConfig, mesh: Mesh, rows: int) -> P
             response_losses(partial(model.token_scores, compute=compute, attention=attention))
             for attention in (compute.first_order, compute.forward)
         )
-        _, schedule = bds(safe, mean_loss(fast), rows, run.training, run.bds, run.top_share, fast)
+        _, schedule = bds(
+            safe, mean_loss(fast), rows, run.training, run.bds, run.top_share, fast, run.hypergradient
+        )
         return _solver_in(schedule)
 
     def step(base: Any, state: Any, lower: Any, upper: Any) -> Any:

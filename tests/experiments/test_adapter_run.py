@@ -41,7 +41,7 @@ def run(shared_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--model",
         str(model),
     ]
-    adapter = ["--lora.rank", "4", "--lora.alpha", "8", "--lora.targets", "all", "--bds.estimator", "penalty"]
+    adapter = ["--lora.rank", "4", "--lora.alpha", "8", "--lora.targets", "all", "--hypergradient", "penalty"]
     trained = ["--learning-rate", "0.01", "--baselines", "none", "--run-dir", str(folder / "run")]
     assert main([*STEPS, *flags, *adapter, *trained]) == 0
     return folder / "run"

@@ -133,7 +133,9 @@ def test_epochs_take_the_place_of_steps_and_top_share_says_how_many_rows_are_kep
 def test_every_preset_can_take_the_authors_weights():
     for name, preset in presets_for(["--author"]).items():
         assert preset.bds.rule == "adam"
-        assert dataclasses.replace(preset, bds=PRESETS[name].bds) == PRESETS[name]
+        assert preset.hypergradient.name == "penalty_single"
+        mine = PRESETS[name]
+        assert dataclasses.replace(preset, bds=mine.bds, hypergradient=mine.hypergradient) == mine
 
 
 @pytest.mark.parametrize(
