@@ -21,6 +21,9 @@ The time of a step follows its tokens: on two CPU cores a gradient took 0.74, 0.
 time at 0.75, 0.84 and 0.94 of its tokens, and 1.07 at all of them, the price of sums over rows that stand anywhere.
 """
 
+_SECOND_SIZE = 0.9
+"""Share of one size's tokens up to which two sizes are taken."""
+
 
 class Placement(NamedTuple):
     """Where the rows of a batch stand."""
@@ -68,9 +71,9 @@ def first_fit_decreasing(lengths: Int[np.ndarray, " rows"], capacity: int) -> Pl
 class PackedRows:
     """Encoded rows whose batches hold several rows a sequence; made by `pack_rows`.
 
-    A batch of R rows is `sequences` x `length` tokens, so that nothing compiles twice. No row is ever left out: an
-    unlucky batch that needs more sequences gets R of them, which always suffice, and is the second shape that a run
-    may see.
+    A batch is as many sequences of `length` tokens as the smallest of a few sizes that holds it, so that hardly
+    anything compiles twice. No row is ever left out: a batch of R rows that fits none of the sizes gets R sequences,
+    which always suffice.
 
     Losses are still one a row: `token_row` says whose token it is. A batch may be split over devices along its
     sequences and its rows (`place_batch` does) where the devices divide both: sums over a row's tokens then cross
@@ -80,7 +83,8 @@ class PackedRows:
     Args:
         encoded: the rows.
         length: tokens of a sequence.
-        sequences: sequences of a batch.
+        sizes: numbers of sequences that a batch may have, ascending.
+        share: of the padded tokens that packed batches have, on average over those planned for.
 
     Raises:
         InputError: a row is longer than a sequence.
@@ -88,7 +92,8 @@ class PackedRows:
 
     encoded: EncodedRows
     length: int
-    sequences: int
+    sizes: tuple[int, ...]
+    share: float = 1.0
 
     def __post_init__(self) -> None:
         if len(self.encoded) and self.encoded.lengths.max() > self.length:
@@ -109,15 +114,15 @@ class PackedRows:
     def batch(self, indices: Int[np.ndarray, "*batches rows"] | Sequence[int]) -> dict[str, np.ndarray]:
         """Packed batches of the rows at these positions; -1 gives a filler row, which has no token at all.
 
-        Leading axes of the positions (lower steps, micro-batches) are packed one by one, all at one shape.
+        Leading axes of the positions (lower steps, micro-batches) are packed one by one, all at one size.
         """
         padded = self.encoded.batch(indices)
         row_id = padded["row_id"]
-        *batches, rows = row_id.shape
+        rows = row_id.shape[-1]
         present = padded["segments"] > 0
         places = [first_fit_decreasing(each, self.length) for each in present.sum(axis=-1).reshape(-1, rows)]
-        fits = max(place.sequences for place in places) <= self.sequences
-        sequences = self.sequences if fits else rows
+        fullest = max(place.sequences for place in places)
+        sequences = next((size for size in self.sizes if size >= fullest), rows)
         first = [
             (number * sequences + place.sequence) * self.length + place.start
             for number, place in enumerate(places)
@@ -127,10 +132,9 @@ class PackedRows:
         def moved(values: np.ndarray, empty: int) -> np.ndarray:
             packed = np.full(len(places) * sequences * self.length, empty, values.dtype)
             packed[where] = values[present]
-            return packed.reshape(*batches, sequences, self.length)
+            return packed.reshape(*row_id.shape[:-1], sequences, self.length)
 
-        owner = np.broadcast_to(np.arange(rows, dtype=np.int32)[:, None], present.shape)
-        token_row = moved(owner, -1)
+        token_row = moved(np.broadcast_to(np.arange(rows, dtype=np.int32)[:, None], present.shape), -1)
         return {
             "tokens": moved(padded["tokens"], 0),
             "segments": token_row + 1,
@@ -142,56 +146,68 @@ class PackedRows:
 
 def pack_rows(
     encoded: EncodedRows,
-    batches: Iterable[Int[np.ndarray, " batch"] | Sequence[int]],
+    batches: Iterable[Int[np.ndarray, "*pieces rows"] | Sequence[int]],
     *,
     length: int | None = None,
     multiple: int = 1,
+    two_sizes: bool = False,
 ) -> PackedRows:
     """Plans packing for the batches that a run will see: as many sequences as the fullest of them needs.
 
     An order is a function of the step, so a run can name its batches before it begins:
-    `pack_rows(rows, (order.indices(step) for step in range(steps)))`. With micro-batches, name those.
+    `pack_rows(rows, (order.indices(step) for step in range(steps)))`.
 
     Args:
         encoded: the rows.
-        batches: positions of the rows of batches, -1 for fillers, equally many in each.
+        batches: positions of the rows of batches, -1 for fillers, equally many in each; leading axes for pieces that
+            are packed one by one, as in `PackedRows.batch`.
         length: tokens of a sequence, by default the rows' padded length.
         multiple: what the number of sequences must be a multiple of: the devices that share a batch.
+        two_sizes: whether there may be a smaller size for most batches, for the price of a second compilation; it is
+            taken where it leaves out a tenth of the tokens more.
 
     Raises:
         InputError: a row is longer than a sequence, or there is no batch.
     """
     width = encoded.tokens.shape[1] if length is None else length
     # Built before the batches are counted: it refuses rows that fit nowhere.
-    unplanned = PackedRows(encoded, width, 0)
+    unplanned = PackedRows(encoded, width, ())
     named = np.asarray(list(batches), np.int64)
     if not named.size:
         raise InputError("there is no batch to plan packing for; name the batches that the run will see")
-    known = np.append(encoded.lengths, 0)
-    fullest = max(first_fit_decreasing(known[batch], width).sequences for batch in named)
-    sequences = max(1, -(-fullest // multiple)) * multiple
-    return replace(unplanned, sequences=sequences)
+    rows = named.shape[-1]
+    lengths = np.append(encoded.lengths, 0)[named].reshape(len(named), -1, rows)
+    needed = [max(first_fit_decreasing(piece, width).sequences for piece in pieces) for pieces in lengths]
+    rounded = np.maximum(1, -(-np.array(needed) // multiple)) * multiple
+    most = int(rounded.max())
+
+    def average(size: int) -> float:
+        return float(np.mean(np.where(rounded <= size, size, most)))
+
+    best = min(map(int, np.unique(rounded)), key=average)
+    sizes = (best, most) if two_sizes and average(best) <= _SECOND_SIZE * most else (most,)
+    return replace(unplanned, sizes=sizes, share=average(sizes[0]) / rows)
 
 
 def arrange_rows(
     encoded: EncodedRows,
-    batches: Int[np.ndarray, "batches rows"],
+    batches: Int[np.ndarray, "batches *pieces rows"],
     packing: Packing,
     multiple: int = 1,
+    two_sizes: bool = False,
 ) -> EncodedRows | PackedRows:
     """The rows packed or padded; both have `batch`, and give the same row losses.
 
-    `auto` packs where a packed batch holds at most `LARGEST_SHARE` of the padded tokens.
+    `auto` packs where packed batches hold at most `LARGEST_SHARE` of the padded tokens.
 
     Args:
         encoded: the rows.
         batches: positions of the rows of batches that the run will see, as in `pack_rows`.
         packing: whether to pack.
         multiple: devices that share a batch.
+        two_sizes: as in `pack_rows`.
     """
     if packing == "off":
         return encoded
-    packed = pack_rows(encoded, batches, multiple=multiple)
-    if packing == "on" or packed.sequences <= LARGEST_SHARE * batches.shape[-1]:
-        return packed
-    return encoded
+    packed = pack_rows(encoded, batches, multiple=multiple, two_sizes=two_sizes)
+    return packed if packing == "on" or packed.share <= LARGEST_SHARE else encoded

@@ -56,7 +56,9 @@ class LowerBatches:
     ):
         self._ids, self._plan, self._mesh = ids, plan, mesh
         self._order = RowOrder(len(ids), plan.rows, seed)
-        self.rows = _arranged(rows, ids.tobytes(), self._order, plan.accumulate, plan.packing, mesh.size)
+        pieces = (plan.lower_steps, plan.accumulate)
+        # Lower batches alone have two sizes: with two of upper ones, too, a step would be compiled four times.
+        self.rows = _arranged(rows, ids.tobytes(), self._order, pieces, plan.packing, mesh.size, True)
         """Packed or padded."""
 
     def __call__(self, step: int) -> Batch:
@@ -74,7 +76,7 @@ class UpperBatches:
         self._order = RowOrder(len(rows), plan.upper_rows or plan.rows, seed)
         every = np.arange(len(rows)).tobytes()
         packing = plan.upper_packing or plan.packing
-        self.rows = _arranged(rows, every, self._order, plan.accumulate, packing, mesh.size)
+        self.rows = _arranged(rows, every, self._order, (1, plan.accumulate), packing, mesh.size)
         """Packed or padded."""
 
     def __call__(self, step: int) -> Batch:
@@ -120,9 +122,9 @@ def packing_notice(
     for name, rows, size in (("lower", lower, plan.rows), ("upper", upper, plan.upper_rows or plan.rows)):
         size //= plan.accumulate
         if isinstance(rows, PackedRows):
-            share = rows.sequences / size
+            sizes = " or ".join(map(str, rows.sizes))
             said.append(
-                f"{name} batches of {size} rows in {rows.sequences} sequences ({share:.0%} of the tokens)"
+                f"{name} batches of {size} rows in {sizes} sequences ({rows.share:.0%} of the tokens)"
             )
         else:
             said.append(f"{name} batches padded")
@@ -131,13 +133,21 @@ def packing_notice(
 
 @lru_cache(maxsize=4)
 def _arranged(
-    rows: EncodedRows, ids: bytes, order: RowOrder, pieces: int, packing: Packing, devices: int
+    rows: EncodedRows,
+    ids: bytes,
+    order: RowOrder,
+    pieces: tuple[int, int],
+    packing: Packing,
+    devices: int,
+    two_sizes: bool = False,
 ) -> EncodedRows | PackedRows:
-    """Packs for the first batches of an order, whatever part of a run this is: a resumed one sees the same shapes.
+    """Packs for the first batches of an order, whatever part of a run this is: a resumed one sees the same sizes.
 
     Remembered, because every method of a run and every stage of a method asks for the same.
     """
     if packing == "off":
         return rows
-    drawn = [np.reshape(order.indices(number), (pieces, -1)) for number in range(_PLANNED_BATCHES)]
-    return arrange_rows(rows, np.frombuffer(ids, np.int64)[np.concatenate(drawn)], packing, devices)
+    steps = -(-_PLANNED_BATCHES // pieces[0])
+    drawn = [order.indices(number) for number in range(steps * pieces[0])]
+    batches = np.frombuffer(ids, np.int64)[np.reshape(drawn, (steps, *pieces, -1))]
+    return arrange_rows(rows, batches, packing, devices, two_sizes)
