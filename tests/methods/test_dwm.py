@@ -62,7 +62,7 @@ def test_moves_say_when_the_network_is_frozen_and_the_model_is():
     ]
     state = RunState(models={"base": parameters(), "current": parameters()})
     for move in (move for moves in schedule for move in moves):
-        before, state = state, move.run(state, context())
+        before, state = state, run_schedule(((move,),), state, context())
         if isinstance(move, Train) and before.solver is not None:
             levels = ("inner", "outer")
             same = [_same(getattr(before.solver, level), getattr(state.solver, level)) for level in levels]
@@ -85,7 +85,11 @@ def test_without_a_step_of_its_own_the_network_changes_nothing():
 
 
 @pytest.mark.parametrize(
-    "options", [{"network": "tokens"}, {"network": "tokens_and_loss", "signal": "regression"}]
+    "options",
+    [
+        {"network": "tokens"},
+        pytest.param({"network": "tokens_and_loss", "signal": "regression"}, marks=pytest.mark.slow),
+    ],
 )
 def test_accumulated_and_sharded_runs_are_those_of_one_device(options):
     training = TrainingSettings(steps=6, batch_rows=16, upper_rows=16, learning_rate=0.05)

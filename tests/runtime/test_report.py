@@ -260,7 +260,7 @@ def test_sections_of_methods_are_drawn_without_knowing_them(tmp_path: Path) -> N
     write_section(tmp_path, "dwm", Section("What it prefers", "By stage.", charts, [table]))
     page = Page(write_report(tmp_path))
     assert page.pictures == 8
-    assert "What it prefers dwm: By stage." in page.text
+    assert "What it prefers DWM: By stage." in page.text
     assert "From left to right: clean, off topic." in page.text
     assert "first 12,345 0.1235 second – 1" in page.text
     assert "Nothing" not in page.text
