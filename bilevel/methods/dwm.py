@@ -64,7 +64,8 @@ class DWMSettings:
         learning_rate: of the network (AdamW).
         weight_decay: of the network, decoupled.
         form: how a batch shares its weight out: by `softmax`, or by `sigmoid` shares, which saturate.
-        signal: what of a weight's derivative moves the network: `exact`, or a `regression` on it.
+        signal: how a weight's derivative moves the network: as it is (`exact`), `relative` to the row's loss, or as
+            what scores regress on (`regression`).
         temperature: divides the scores.
         floor: smallest weight, in [0, 1).
         scope: over what rows compete: the `global` batch, a `device`'s part of it, or a `micro`-batch.
@@ -173,7 +174,7 @@ def extra_steps(
     shapes = jax.eval_shape(_scorer(settings, vocab_size).init, jax.random.key(0))
     looked_up = vocab_size * settings.encoder.width if settings.network != "loss" else 0
     network = max(0, sum(leaf.size for leaf in jax.tree.leaves(shapes)) - looked_up) / model_parameters
-    reads_losses = settings.network != "tokens" or settings.signal == "regression"
+    reads_losses = settings.network != "tokens" or settings.signal != "exact"
     scoring = (network + reads_losses) / 3
     looked_through = settings.unroll_steps if settings.hypergradient == "unroll" else 1
     virtual = looked_through if settings.lower_steps == "virtual" else 0

@@ -25,7 +25,7 @@ from bilevel.errors import InputError
 
 Scope = Literal["global", "device", "micro"]
 Form = Literal["softmax", "sigmoid"]
-Signal = Literal["exact", "regression"]
+Signal = Literal["exact", "relative", "regression"]
 
 _LEAST_LOSS = 0.02
 """Nats a token: below it a row counts as learned, and its derivative is not magnified further."""
@@ -75,11 +75,11 @@ def network(
         form: softmax is what weights in a batch usually mean; its weights have no upper bound, and can come down to
             few rows. A sigmoid saturates: rows that are good enough share alike. It is centred, or a common shift of
             all scores, which nothing holds, would take it to where it is a softmax again.
-        signal: how a weight's derivative moves the scorer. `exact`: by the chain rule, as the hypergradient.
-            `regression`: scores descend the squared distance to their targets, the derivative of the upper loss in
-            each weight, negative, over the row's loss, standardised over the batch. The chain rule through shares
-            starves the rows whose weight is small, pushes the others for ever, and moves a row the more, the more is
-            left to learn from it; see `regressed` below. Reads the row losses.
+        signal: how a weight's derivative moves the scorer. `exact`: by the chain rule, as the hypergradient, which asks
+            what one more gradient of the row does now. `relative`: the same with each row's derivative over its
+            loss, which asks whether the row helps or harms, not how much is left to learn from it. `regression`: scores
+            descend the squared distance to that relative derivative, standardised; see `regressed`. The last two
+            keep the ranks of rows that differ in kind and are no gradients of the upper level; they read row losses.
         temperature: divides the scores, positive; low ones tell rows apart sharply.
         floor: smallest weight, in [0, 1).
         scope: over what rows compete. `global`: the whole batch, over all micro-batches and devices, so that neither
@@ -94,7 +94,7 @@ def network(
     References:
         Calian et al., DataRater, arXiv 2505.17895 (a softmax over the batch); Yu et al., DWM, ICML 2025.
     """
-    needs_losses = scorer.needs_losses or signal == "regression"
+    needs_losses = scorer.needs_losses or signal != "exact"
     if not temperature > 0:
         raise InputError(f"temperature {temperature} is not positive; give a number above 0")
     if not 0 <= floor < 1:
@@ -119,6 +119,9 @@ def network(
         shares = _shares(log_masses, real, axes)
         floored = floor + (1 - floor) * shares.reshape(scores.shape)
         found = jnp.where(present, floored, 0.0)
+        if signal == "relative":
+            assert losses is not None  # declared by needs_losses
+            found = _relative(found, present, losses.means)
         if signal == "regression":
             assert losses is not None  # declared by needs_losses
             found = regressed(scores, jax.lax.stop_gradient(found), present, losses.means)
@@ -176,6 +179,16 @@ def _mean(
     """The mean over the real rows of a scope, with its axes kept."""
     total = jnp.sum(jnp.where(real, values, 0.0), axis=axes, keepdims=True)
     return total / jnp.maximum(jnp.sum(real, axis=axes, keepdims=True), 1)
+
+
+def _relative(
+    weights: Float[Array, "*rows"], real: Bool[Array, "*rows"], losses: Float[Array, "*rows"]
+) -> Float[Array, "*rows"]:
+    """The same weights, their derivatives divided by the row's loss, in units of the batch's mean loss."""
+    mean = _mean(losses, real, tuple(range(losses.ndim)))
+    scale = jax.lax.stop_gradient(mean / (losses + _LEAST_LOSS))
+    fixed = jax.lax.stop_gradient(weights)
+    return fixed + scale * (weights - fixed)
 
 
 @jax.custom_vjp

@@ -11,20 +11,18 @@ from bilevel.core.problem import Batch
 from bilevel.core.tree import PyTree
 from bilevel.weighting.network import Scorer
 
-_LEAST_LOSS = 0.02
-_SMALLEST, _LARGEST = -4.0, 1.5
-"""Where kinks lie: log(l + 0.02) of losses from 0 to 4.5 nats a token."""
+_LARGEST_LOSS = 4.0
 
 
 def loss_scorer(hidden: int = 100) -> Scorer:
     """The one-feature network of Meta-Weight-Net: a row's present loss, through one hidden layer, to its score.
 
-        s_i = < head, relu(sign * x_i + bias) >,    x_i = log(l_i + 0.02),  l_i the row's mean token loss
+        s_i = < head, relu(sign * l_i + bias) >,    l_i the row's mean token loss with the gradient stopped
 
     Where the network sends a high loss is learned, so it can prefer easy rows at one time and hard ones at another; it
-    cannot tell a hard row from a faulty one of the same loss. The published network reads the loss itself and ends in
-    a sigmoid; here rows of a language model, whose losses span decades, are read on a logarithmic scale, and the
-    batch's shares take the sigmoid's place.
+    cannot tell a hard row from a faulty one of the same loss. The published network ends in a sigmoid; here the
+    batch's shares take its place. Kinks lie evenly over losses from 0 to 4 nats a token and stay coarse near 0, so
+    that rows which are learned score alike.
 
     Args:
         hidden: units of the hidden layer (published: 100).
@@ -36,13 +34,12 @@ def loss_scorer(hidden: int = 100) -> Scorer:
     def init(key: Array) -> PyTree:
         sign, kink = jax.random.split(key)
         signs = jnp.where(jax.random.bernoulli(sign, shape=(hidden,)), 1.0, -1.0)
-        kinks = jax.random.uniform(kink, (hidden,), minval=_SMALLEST, maxval=_LARGEST)
+        kinks = jax.random.uniform(kink, (hidden,), maxval=_LARGEST_LOSS)
         return {"sign": signs, "bias": -signs * kinks, "head": jnp.zeros(hidden)}
 
     def scores(parameters: PyTree, batch: Batch, losses: RowLosses | None) -> Float[Array, "micro rows"]:
         assert losses is not None  # declared by needs_losses
-        read = jnp.log(losses.means + _LEAST_LOSS)
-        units = jax.nn.relu(read[..., None] * parameters["sign"] + parameters["bias"])
+        units = jax.nn.relu(losses.means[..., None] * parameters["sign"] + parameters["bias"])
         return (units @ parameters["head"]).astype(losses.means.dtype)
 
     return Scorer(init, scores, needs_losses=True)
