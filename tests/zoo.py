@@ -80,12 +80,21 @@ def point_of(problem, outer, params: dict, batch: dict, pieces: int = 1) -> tupl
     )
 
 
-def finite_difference(function, tree, step: float = 1e-5):
-    """Central differences of a scalar function in every entry of a tree of float64 arrays, all in one batch."""
+def slope_at_zero(function, step: float = 1e-4):
+    """The derivative of a function of one number at 0, to fourth order.
+
+    Two central differences, extrapolated, allow a step so large that rounding costs 1e-12 of the values.
+    """
+    near, far = (function(by) - function(-by) for by in (step, 2 * step))
+    return (8 * near - far) / (12 * step)
+
+
+def finite_difference(function, tree):
+    """The derivative of a scalar function in every entry of a tree of float64 arrays, all in one batch."""
     flat, unravel = ravel_pytree(tree)
-    moves = step * jnp.eye(flat.size, dtype=flat.dtype)
+    moves = jnp.eye(flat.size, dtype=flat.dtype)
     values = jax.jit(jax.vmap(lambda vector: function(unravel(vector))))
-    return unravel((values(flat + moves) - values(flat - moves)) / (2 * step))
+    return unravel(slope_at_zero(lambda by: values(flat + by * moves)))
 
 
 def relative_error(found, reference) -> float:

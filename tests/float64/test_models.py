@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 import models
 from models import DecoderConfig, RopeScaling
+from tests.zoo import slope_at_zero
 
 TOKENS = jax.random.randint(jax.random.key(1), (3, 7), 0, 13)
 BATCH = {"tokens": TOKENS, "segments": jnp.array([[1] * 7, [1] * 3 + [2] * 3 + [0], [0] * 7])}
@@ -39,11 +41,10 @@ def test_hessian_vector_products_equal_finite_differences(name: str) -> None:
         return jnp.mean(models.token_scores(params, BATCH, config, remat=remat).loss)
 
     @jax.jit
-    def moved(step: float) -> dict:
-        return gradient(jax.tree.map(lambda x, v: x + step * v, params, direction))
+    def moved(step: float) -> jax.Array:
+        return ravel_pytree(gradient(jax.tree.map(lambda x, v: x + step * v, params, direction)))[0]
 
-    step = 1e-5
-    differences = jax.tree.map(lambda up, down: (up - down) / (2 * step), moved(step), moved(-step))
+    differences = ravel_pytree(params)[1](slope_at_zero(moved))
     products = jax.jit(lambda: jax.jvp(gradient, (params,), (direction,))[1])()
     for path, product in jax.tree_util.tree_leaves_with_path(products):
         difference = dict(jax.tree_util.tree_leaves_with_path(differences))[path]
