@@ -7,7 +7,8 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,12 +16,15 @@ import numpy as np
 from bilevel.core import RowProblem
 from bilevel.core.estimators import Situation, unsound
 from bilevel.data import arrange_rows
+from bilevel.errors import InputError
 from bilevel.methods import bds, clean_only, direct_mixing, uniform_tuning, validation_only
 from bilevel.methods.baselines import UpperFunction
+from bilevel.methods.bds import upper_share
 from bilevel.objectives import mean_loss
 from bilevel.runtime.compilation_cache import enable_compilation_cache
 from bilevel.runtime.fingerprint import fingerprint_source
 from bilevel.schedule import Schedule
+from bilevel.schedule.checking import CheckableRun, check_point
 from experiments.bds_config import (
     AUTHOR_WARNING,
     PRESETS,
@@ -30,13 +34,17 @@ from experiments.bds_config import (
     presets_for,
 )
 from experiments.command import run_command
+from experiments.configuration import read_run
 from experiments.inputs import Inputs, load_inputs, with_packing_notice
 from experiments.options import in_steps
-from experiments.session import Methods, run_methods
+from experiments.session import Methods, run_methods, standing
 from experiments.trained_network import run_transferred
 from experiments.user_objective import find_objective, upper_objective
+from models.errors import ModelError
 
 NAME = "bds_alpaca"
+_LEAST_SHARE = 1e-3
+"""Of the upper level, so that the weight of the lower one stays finite."""
 
 
 def run(config: BDSAlpaca) -> None:
@@ -48,29 +56,66 @@ def run(config: BDSAlpaca) -> None:
         check_weighting(config)
         run_transferred(NAME, config, PRESETS[config.preset].training, began)
         return
+    prepared = _prepare(config)
+    # The folder keeps the configuration as it was asked for: epochs of whatever rows it is run on again.
+    methods = _methods(prepared)
+    run_methods(NAME, config, prepared.inputs, methods, main="bds", began=began, also=prepared.also)
+
+
+def to_check(folder: Path) -> CheckableRun:
+    """Returns what `python -m bilevel.check` needs of a run: problem, state and estimator.
+
+    Raises:
+        InputError: a run that learns no weights, has no checkpoint, whose rows changed, or of another version.
+    """
+    config = read_run(folder, NAME, PRESETS)
+    if config.weighting is not None:
+        raise InputError(f"{folder}: weights were given, not learned; check the run that they come from")
+    try:
+        prepared = _prepare(config)
+    except ModelError as error:
+        raise InputError(str(error)) from error
+    problem, schedule = _bds(prepared)
+    state, context = standing(folder, config, prepared.inputs, "bds", schedule, prepared.also)
+    point = check_point(schedule, state, context, prepared.config.training.optimizer())
+    share = upper_share(prepared.config.training, config.bds, len(prepared.inputs.sets.encoded["pool"]))
+    gamma = 1 / max(float(share(state.step)), _LEAST_SHARE) - 1
+    estimator = replace(config.hypergradient, gamma=max(gamma, _LEAST_SHARE))
+    return CheckableRun(problem, point, estimator, state.step, config.bds.lower_steps)
+
+
+class _Prepared(NamedTuple):
+    """A configuration with its training in steps, and what it stands for."""
+
+    config: BDSAlpaca
+    inputs: Inputs
+    objective: Callable[..., Any] | None
+
+    @property
+    def also(self) -> dict[str, str]:
+        """Fingerprints of what the run depends on besides rows and model."""
+        return {} if self.objective is None else {"the file of --upper": fingerprint_source(self.objective)}
+
+
+def _prepare(config: BDSAlpaca) -> _Prepared:
     objective = find_objective(config.upper) if config.upper is not None else None
     inputs = load_inputs(config.data, config.corpus, config.model, config.seed, config.lora)
-    pool_rows = len(inputs.sets.encoded["pool"])
-    # The folder keeps the configuration as it was asked for: epochs of whatever rows it is run on again.
-    training = in_steps(config.training, PRESETS[config.preset].training, pool_rows)
+    training = in_steps(config.training, PRESETS[config.preset].training, len(inputs.sets.encoded["pool"]))
     if objective is not None and training.upper_packing is None:
         # Somebody's own function may count on one row a sequence.
         training = replace(training, upper_packing="off")
     inputs = with_packing_notice(inputs, training.plan, config.seed)
-    methods = _methods(replace(config, training=training), inputs, objective)
-    also = {} if objective is None else {"the file of --upper": fingerprint_source(objective)}
-    run_methods(NAME, config, inputs, methods, main="bds", began=began, also=also)
+    return _Prepared(replace(config, training=training), inputs, objective)
 
 
-def _methods(config: BDSAlpaca, inputs: Inputs, objective: Callable[..., Any] | None) -> Methods:
+def _methods(prepared: _Prepared) -> Methods:
     """The methods of the table: BDS first, so that its results do not wait for the baselines."""
-    row_losses = inputs.first_order
-    upper = mean_loss(row_losses) if objective is None else _upper(config, inputs, objective)
-    pool = inputs.sets.encoded["pool"]
-    faulty = np.array([bool(row.labels.get("fault")) for row in pool.rows])
-    training = config.training
-    methods = {"bds": _bds(config, inputs, upper)}
+    config, inputs, _ = prepared
+    row_losses, training = inputs.first_order, config.training
+    methods = {"bds": _bds(prepared)}
     if config.baselines == "all":
+        upper = methods["bds"][0].upper
+        faulty = np.array([bool(row.labels.get("fault")) for row in inputs.sets.encoded["pool"].rows])
         methods["uniform"] = uniform_tuning(row_losses, upper, training)
         methods["direct_mixing"] = direct_mixing(row_losses, upper, training, config.bds.upper_share)
         methods["validation_only"] = validation_only(row_losses, upper, training)
@@ -79,8 +124,11 @@ def _methods(config: BDSAlpaca, inputs: Inputs, objective: Callable[..., Any] | 
     return methods
 
 
-def _upper(config: BDSAlpaca, inputs: Inputs, objective: Callable[..., Any]) -> UpperFunction:
-    """The user's objective, tried on the first rows that it will see together."""
+def _upper(prepared: _Prepared) -> UpperFunction:
+    """The trusted rows' mean loss, or the user's objective, tried on the first rows that it will see together."""
+    config, inputs, objective = prepared
+    if objective is None:
+        return mean_loss(inputs.first_order)
     rows, training = inputs.sets.encoded["validation"], config.training
     seen = np.arange(min(len(rows), training.upper_rows // training.accumulate))
     batch = arrange_rows(rows, seen[None], training.upper_packing or "off").batch(seen)
@@ -88,7 +136,9 @@ def _upper(config: BDSAlpaca, inputs: Inputs, objective: Callable[..., Any]) -> 
     return upper_objective(str(config.upper), objective, inputs.objective_model, outer, inputs.params, batch)
 
 
-def _bds(config: BDSAlpaca, inputs: Inputs, upper: UpperFunction) -> tuple[RowProblem, Schedule]:
+def _bds(prepared: _Prepared) -> tuple[RowProblem, Schedule]:
+    config, inputs, _ = prepared
+    upper = _upper(prepared)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         method = bds(

@@ -69,6 +69,15 @@ def run_options(config: Any) -> RunOptions | None:
     return options if isinstance(options, RunOptions) else None
 
 
+def read_run(folder: Path, experiment: str, presets: Mapping[str, Config]) -> Config:
+    """Returns the configuration of a run from its folder.
+
+    Raises:
+        InputError: no run folder of this experiment, or one that another version wrote.
+    """
+    return _read(_run_folder(folder), experiment, presets)
+
+
 def _parse_flags(experiment: str, default: Config, arguments: Sequence[str]) -> Config:
     complaint = io.StringIO()
     try:

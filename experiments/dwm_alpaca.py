@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from bilevel.core.estimators import EstimatorName, EstimatorSettings
+from bilevel.errors import InputError
 from bilevel.methods import (
     TrainingSettings,
     bds,
@@ -28,12 +29,15 @@ from bilevel.runtime.compilation_cache import enable_compilation_cache
 from bilevel.runtime.devices import AXIS, data_mesh
 from bilevel.runtime.table import Column, align, method_title
 from bilevel.runtime.timing import read_timings
+from bilevel.schedule.checking import CheckableRun, check_point
 from experiments.command import run_command
+from experiments.configuration import read_run
 from experiments.dwm_config import PRESETS, DWMAlpaca
 from experiments.inputs import Inputs, load_inputs
 from experiments.options import in_steps
-from experiments.session import Method, Methods, run_methods
+from experiments.session import Method, Methods, run_methods, standing
 from experiments.trained_network import leaving_snapshots, run_transferred, vocabulary
+from models.errors import ModelError
 
 NAME = "dwm_alpaca"
 LEARNED = ("one_feature", "alignment", "row_logits")
@@ -46,13 +50,39 @@ def run(config: DWMAlpaca) -> None:
     if config.weighting is not None:
         run_transferred(NAME, config, PRESETS[config.preset].training, began)
         return
-    inputs = load_inputs(config.data, config.corpus, config.model, config.seed, config.lora)
-    pool_rows = len(inputs.sets.encoded["pool"])
+    prepared, inputs = _prepare(config)
     # The folder keeps the configuration as it was asked for: epochs of whatever rows it is run on again.
-    training = in_steps(config.training, PRESETS[config.preset].training, pool_rows)
-    methods = _methods(replace(config, training=training), inputs)
+    methods = _methods(prepared, inputs)
     folder = run_methods(NAME, config, inputs, methods, main="dwm", began=began, learned=LEARNED)
     print(_overhead(folder, tuple(methods)))
+
+
+def to_check(folder: Path) -> CheckableRun:
+    """Returns what `python -m bilevel.check` needs of a run: problem, state and estimator.
+
+    Raises:
+        InputError: a run that learns no weights, has no checkpoint, whose rows changed, or of another version.
+    """
+    config = read_run(folder, NAME, PRESETS)
+    if config.weighting is not None:
+        raise InputError(f"{folder}: weights were given, not learned; check the run that they come from")
+    try:
+        prepared, inputs = _prepare(config)
+    except ModelError as error:
+        raise InputError(str(error)) from error
+    problem, schedule = _main(prepared, inputs)
+    state, context = standing(folder, config, inputs, "dwm", schedule)
+    point = check_point(schedule, state, context, prepared.training.optimizer())
+    if config.dwm.hypergradient == "unroll":
+        return CheckableRun(problem, point, EstimatorSettings("unroll"), state.step, config.dwm.unroll_steps)
+    return CheckableRun(problem, point, EstimatorSettings("optimizer_aware"), state.step)
+
+
+def _prepare(config: DWMAlpaca) -> tuple[DWMAlpaca, Inputs]:
+    """The configuration with its training in steps, and what it stands for."""
+    inputs = load_inputs(config.data, config.corpus, config.model, config.seed, config.lora)
+    training = in_steps(config.training, PRESETS[config.preset].training, len(inputs.sets.encoded["pool"]))
+    return replace(config, training=training), inputs
 
 
 def _methods(config: DWMAlpaca, inputs: Inputs) -> Methods:
@@ -74,19 +104,7 @@ def _methods(config: DWMAlpaca, inputs: Inputs) -> Methods:
             EstimatorSettings(name),
         )
 
-    main = leaving_snapshots(
-        _dwm(config, inputs, config.dwm.network),
-        inputs,
-        config.dwm,
-        inputs.template,
-        training.batch_rows,
-        config.alarm,
-        experiment=NAME,
-        train=config.data.train,
-        valid=config.data.valid,
-        seed=config.seed,
-    )
-    methods: dict[str, Method | Callable[[np.ndarray], Method]] = {"dwm": main}
+    methods: dict[str, Method | Callable[[np.ndarray], Method]] = {"dwm": _main(config, inputs)}
     if config.baselines == "none":
         return methods
     methods["uniform"] = uniform_tuning(row_losses, upper, training)
@@ -98,6 +116,21 @@ def _methods(config: DWMAlpaca, inputs: Inputs) -> Methods:
     if faulty.any():
         methods["clean_only"] = clean_only(row_losses, upper, training, faulty)
     return methods
+
+
+def _main(config: DWMAlpaca, inputs: Inputs) -> Method:
+    return leaving_snapshots(
+        _dwm(config, inputs, config.dwm.network),
+        inputs,
+        config.dwm,
+        inputs.template,
+        config.training.batch_rows,
+        config.alarm,
+        experiment=NAME,
+        train=config.data.train,
+        valid=config.data.valid,
+        seed=config.seed,
+    )
 
 
 def _dwm(config: DWMAlpaca, inputs: Inputs, network: NetworkName) -> Method:

@@ -46,12 +46,9 @@ def open_folder(
     Raises:
         InputError: the folder cannot be used, or rows or model are not those that its run began with.
     """
-    fingerprints = {name: fingerprint_rows(rows) for name, rows in inputs.sets.encoded.items()}
-    fingerprints["model"] = fingerprint_tree((inputs.model.start, inputs.model.base))
-    fingerprints |= also
     folder = config.run.resume
     if folder is not None and has_begun(folder):
-        check_inputs(folder, fingerprints, _KNOWN_AS)
+        check_same_inputs(folder, inputs, also)
         _say_what_changed(folder)
         return folder
     if folder is None:
@@ -60,10 +57,20 @@ def open_folder(
     write_environment(folder)
     write_rejected(folder / "rejected.jsonl", inputs.sets.rejected)
     write_facts(folder, run_facts(experiment, config, inputs, methods, main))
-    write_inputs(folder, fingerprints)
+    write_inputs(folder, _fingerprints(inputs, also))
     for notice in inputs.sets.notices:
         print(f"note: {notice}", file=sys.stderr)
     return folder
+
+
+def check_same_inputs(folder: Path, inputs: Inputs, also: Mapping[str, str]) -> None:
+    """Raises InputError where rows, model or what else a run depends on are not those that it began with."""
+    check_inputs(folder, _fingerprints(inputs, also), _KNOWN_AS)
+
+
+def _fingerprints(inputs: Inputs, also: Mapping[str, str]) -> dict[str, str]:
+    found = {name: fingerprint_rows(rows) for name, rows in inputs.sets.encoded.items()}
+    return {**found, "model": fingerprint_tree((inputs.model.start, inputs.model.base)), **also}
 
 
 def _say_what_changed(folder: Path) -> None:

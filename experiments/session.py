@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from bilevel.core import RowProblem
+from bilevel.errors import InputError
 from bilevel.runtime.checkpoints import Checkpoints
 from bilevel.runtime.config_file import plain_config
 from bilevel.runtime.devices import AXIS, data_mesh
@@ -27,7 +28,7 @@ from bilevel.runtime.report import write_report
 from bilevel.runtime.results import summarise, write_row_results
 from bilevel.runtime.run_folder import write_summary
 from bilevel.runtime.run_record import FOLDER as CHECKPOINTS
-from bilevel.runtime.run_record import read_finished, working_on, write_finished
+from bilevel.runtime.run_record import has_begun, read_finished, working_on, write_finished
 from bilevel.runtime.sections import write_section
 from bilevel.runtime.stopping import StopRequest
 from bilevel.runtime.table import format_table, method_title
@@ -48,7 +49,7 @@ from bilevel.schedule import (
 )
 from experiments.ending import ending_well
 from experiments.inputs import Inputs
-from experiments.opening import open_folder
+from experiments.opening import check_same_inputs, open_folder
 
 Method = tuple[RowProblem, Schedule]
 Methods = Mapping[str, Method | Callable[[np.ndarray], Method]]
@@ -228,9 +229,50 @@ def _evaluated(schedule: Schedule, inputs: Inputs) -> Schedule:
     return (*schedule, (Evaluate("test"),)) if "test" in inputs.sets.encoded else schedule
 
 
+def standing(
+    folder: Path,
+    config: Any,
+    inputs: Inputs,
+    name: str,
+    schedule: Schedule,
+    also: Mapping[str, str] = MappingProxyType({}),
+) -> tuple[RunState, Context]:
+    """Returns where a method of a run stands at its newest checkpoint, and what it runs with.
+
+    The run may be going on; nothing in its folder changes.
+
+    Args:
+        folder: the run folder.
+        config: the run's configuration.
+        inputs: rows, tokenizer and model.
+        name: the method.
+        schedule: its moves.
+        also: as in `run_methods`.
+
+    Raises:
+        InputError: there is no checkpoint, none of this version, or rows or model changed since the run began.
+    """
+    if not has_begun(folder):
+        raise InputError(f"{folder}: the run has not begun; check it after its first checkpoint")
+    check_same_inputs(folder, inputs, also)
+    schedule = _evaluated(schedule, inputs)
+    context = _context(name, schedule, inputs, config)
+    start = RunState(models={"base": inputs.params, "current": inputs.params})
+    options = config.run.checkpoints
+    kept = Checkpoints(folder / CHECKPOINTS / name, options, read_only=True)
+    with contextlib.closing(kept) as checkpoints:
+        found = CheckpointSaver(checkpoints, options, start).newest(schedule, context, complain=_say)
+    if found is None:
+        raise InputError(
+            f"{folder / CHECKPOINTS / name}: there is no checkpoint yet; runs save themselves once a minute "
+            "(--checkpoints.every-seconds)"
+        )
+    return found.state, context
+
+
 def _steps(schedule: Schedule) -> int:
-    """Solver steps of a schedule."""
-    return sum(move.steps for move in _trains(schedule))
+    """Inner steps of a schedule."""
+    return sum(move.steps * move.plan.lower_steps for move in _trains(schedule))
 
 
 def _trains(schedule: Schedule) -> Iterator[Train]:

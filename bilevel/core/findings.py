@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from bilevel.core.reference import Reference
 from bilevel.core.tree import PyTree
 
 ACCURATE, CLOSE = 0.01, 0.1
@@ -20,15 +21,13 @@ class HypergradientCheck(NamedTuple):
     Attributes:
         estimate: the outer gradient that was checked, without an outer penalty's.
         family: of the estimator in the table; None for one of the user's own.
+        descends: what the estimator descends, where that is not the upper loss after training; else "".
         cosine: of the angle between estimate and reference.
         relative_error: |estimate - reference| / |reference|.
         finite: whether the estimate is.
-        reference: what it was compared with, in words.
-        uncertainty: relative error of the reference itself.
-        reference_stationarity: |grad_inner lower| / |grad_inner upper| where the reference left the lower level.
-        reference_curvature: smallest eigenvalue there; None where it was not computed.
+        reference: what it was compared with.
         horizon: steps that the reference looks ahead; None for the optimum.
-        stationarity: the same where the estimate was made.
+        stationarity: |grad_inner lower| / |grad_inner upper| where the estimate was made.
         curvature: smallest curvature that was seen, damping excluded; None where nobody looked.
         residual: of the estimator's linear system; None where it has none.
         damping: of that system; None where it has none.
@@ -38,13 +37,11 @@ class HypergradientCheck(NamedTuple):
 
     estimate: PyTree
     family: str | None
+    descends: str
     cosine: float
     relative_error: float
     finite: bool
-    reference: str
-    uncertainty: float
-    reference_stationarity: float
-    reference_curvature: float | None
+    reference: Reference
     horizon: int | None
     stationarity: float
     curvature: float | None
@@ -57,13 +54,17 @@ class HypergradientCheck(NamedTuple):
         """One sentence on how far the estimate can be trusted."""
         if not self.finite:
             return "Not finite: the estimate holds NaN or infinity."
+        if self.descends:
+            return f"No hypergradient: it descends {self.descends}."
         if not self._has_reference:
             return (
                 "Undecided: the lower level has no minimum within reach, so there is nothing to compare with."
             )
-        if self.uncertainty > LARGE:
-            return f"Undecided: the reference itself is only known to {self.uncertainty:.0%}."
-        if self.relative_error <= max(ACCURATE, 2 * self.uncertainty):
+        if not self.reference.uncertainty < float("inf"):
+            return "Undecided: the upper loss does not change with the outer variables."
+        if self.reference.uncertainty > LARGE:
+            return f"Undecided: the reference itself is only known to {self.reference.uncertainty:.0%}."
+        if self.relative_error <= max(ACCURATE, 2 * self.reference.uncertainty):
             return "Accurate: direction and length agree with the reference."
         if self.relative_error <= CLOSE:
             return f"Close: off by {self.relative_error:.1%}."
@@ -76,11 +77,17 @@ class HypergradientCheck(NamedTuple):
     @property
     def advice(self) -> tuple[str, ...]:
         """What to change, a sentence each; nothing for an accurate estimate at a solved lower level."""
+        if self.descends:
+            return (
+                "The numbers say how far that agrees with the upper loss after training, not whether it is right: "
+                "judge it by the weights that it leads to. penalty, optimizer_aware and unroll do estimate the "
+                "hypergradient.",
+            )
         return tuple(line for line in (*self._of_the_system(), *self._of_the_point()) if line)
 
     def __str__(self) -> str:
         numbers = (
-            f"cosine {self.cosine:.4f}, relative error {self.relative_error:.2g} against {self.reference}; "
+            f"cosine {self.cosine:.4f}, relative error {self.relative_error:.2g} against {self.reference.words}; "
             f"inner stationarity {self.stationarity:.2g}"
         )
         return "\n".join((self.verdict, numbers, *(f"- {line}" for line in self.advice)))
@@ -89,8 +96,8 @@ class HypergradientCheck(NamedTuple):
     def _has_reference(self) -> bool:
         if self.horizon is not None:
             return True
-        positive = self.reference_curvature is None or self.reference_curvature > 0
-        return positive and self.reference_stationarity <= LARGE
+        positive = self.reference.curvature is None or self.reference.curvature > 0
+        return positive and self.reference.stationarity <= LARGE
 
     def _of_the_system(self) -> tuple[str, ...]:
         lines = []
@@ -119,13 +126,17 @@ class HypergradientCheck(NamedTuple):
 
     def _of_the_point(self) -> tuple[str, ...]:
         lines = []
+        if self.horizon is not None and LARGE < self.reference.uncertainty < float("inf"):
+            lines.append(
+                "Differences of the upper loss are lost in rounding: compare with a longer horizon, or in float64."
+            )
         if not self._has_reference:
             lines.append(
-                f"Solving the lower level ended at stationarity {self.reference_stationarity:.2g}"
+                f"Solving the lower level ended at stationarity {self.reference.stationarity:.2g}"
                 + (
                     ""
-                    if self.reference_curvature is None
-                    else f" and curvature {self.reference_curvature:.2g}"
+                    if self.reference.curvature is None
+                    else f" and curvature {self.reference.curvature:.2g}"
                 )
                 + ": compare with a horizon of training steps instead."
             )

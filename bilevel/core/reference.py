@@ -17,12 +17,16 @@ from bilevel.core.tree import PyTree, add_scaled, norm
 
 _NEWTON_STEPS = 50
 _HALVINGS = 20
+_SMALLER_STEPS = 6
+_WELL_KNOWN = 0.01
+"""Uncertainty of slopes below which smaller steps are not tried."""
 
 
 class Reference(NamedTuple):
     """What is known of the true hypergradient: its inner products with some directions.
 
     Attributes:
+        words: how it was found.
         directions: trees like the outer variables, stacked; None stands for all coordinates.
         slopes: the hypergradient's inner products with them, or the hypergradient, flat.
         uncertainty: relative error of the slopes themselves.
@@ -31,6 +35,7 @@ class Reference(NamedTuple):
         at_point: the same formula at the inner variables that were given, flat; None where it was not computed.
     """
 
+    words: str
     directions: PyTree | None
     slopes: np.ndarray
     uncertainty: float
@@ -71,7 +76,7 @@ def dense_reference(
     optimum = _minimum(lambda w: value(flat_outer, w), lambda w: gradient(flat_outer, w),
                        lambda w: hessian(flat_outer, w), flat_inner)  # fmt: skip
     slopes, smallest, short = implicit(optimum)
-    return Reference(None, slopes, 0.0, short, smallest, at_point)
+    return Reference("the dense implicit formula", None, slopes, 0.0, short, smallest, at_point)
 
 
 def _minimum(
@@ -100,6 +105,7 @@ def _minimum(
 
 def finite_difference_reference(
     value: Callable[[PyTree], tuple[Array, Array]],
+    what: str,
     outer: PyTree,
     directions: int,
     key: Array,
@@ -107,14 +113,16 @@ def finite_difference_reference(
 ) -> Reference:
     """Central differences of the value function along random directions, or along all coordinates if these are few.
 
-    Each slope is taken at two steps and extrapolated (Richardson); what the two differ by is the uncertainty.
+    Each slope is taken at two steps and extrapolated (Richardson); what the two differ by is the uncertainty. While
+    that is large and falls, the steps are halved: a network's entries are smaller than row logits.
 
     Args:
         value: outer -> (upper loss after the lower level was solved or continued, stationarity there).
+        what: `value` goes through, in words.
         outer: where.
         directions: how many, with independent normal entries.
         key: of the directions.
-        step: of the differences; by default what balances rounding and truncation for entries of size one.
+        step: of the first differences; by default what balances rounding and truncation for entries of size one.
     """
     flat, unravel = ravel_pytree(outer)
     eps = float(jnp.finfo(flat.dtype).eps)
@@ -132,14 +140,30 @@ def finite_difference_reference(
         up, down = (float(evaluate(add_scaled(outer, s, direction))[0]) for s in (step, -step))
         return (up - down) / (2 * step)
 
-    fine, coarse = (
-        np.array([slope(jax.tree.map(lambda x, i=i: x[i], stacked), s) for i in range(len(moves))])
-        for s in (step, 2 * step)
-    )
+    def slopes_at(step: float) -> np.ndarray:
+        return np.array([slope(jax.tree.map(lambda x, i=i: x[i], stacked), step) for i in range(len(moves))])
+
+    coarse, fine = slopes_at(2 * step), slopes_at(step)
+    slopes, uncertainty = _extrapolated(coarse, fine)
+    for _ in range(_SMALLER_STEPS):
+        if uncertainty <= _WELL_KNOWN:
+            break
+        step /= 2
+        coarse, fine = fine, slopes_at(step)
+        halved = _extrapolated(coarse, fine)
+        if not halved[1] < uncertainty:
+            break
+        slopes, uncertainty = halved
+    where = "all coordinates" if every else f"{directions} random directions"
+    words = f"finite differences through {what} along {where}"
+    return Reference(words, None if every else stacked, slopes, uncertainty, float(evaluate(outer)[1]))
+
+
+def _extrapolated(coarse: np.ndarray, fine: np.ndarray) -> tuple[np.ndarray, float]:
+    """Slopes from those of steps 2h and h, and their relative error as far as these tell."""
     slopes = fine + (fine - coarse) / 3
     length = np.linalg.norm(slopes)
-    uncertainty = float(np.linalg.norm(slopes - fine) / length) if length > 0 else np.inf
-    return Reference(None if every else stacked, slopes, uncertainty, float(evaluate(outer)[1]))
+    return slopes, float(np.linalg.norm(slopes - fine) / length) if length > 0 else np.inf
 
 
 def value_at_optimum(

@@ -131,6 +131,18 @@ def bds(
     return problem, (moves,)
 
 
+def upper_share(
+    training: TrainingSettings, settings: BDSSettings, pool_rows: int
+) -> Callable[[Array | int], Array]:
+    """Returns lambda by solver step: it falls by `upper_share_drop` after every pass over the pool."""
+
+    def share(step: Array | int) -> Array:
+        epoch = step * settings.lower_steps * training.batch_rows // pool_rows
+        return jnp.clip(settings.upper_share - settings.upper_share_drop * epoch, 0.0, 1.0)
+
+    return share
+
+
 def _solver(
     problem: RowProblem,
     pool_rows: int,
@@ -149,16 +161,12 @@ def _solver(
     for line in unsound(hypergradient, situation):
         warnings.warn(line, stacklevel=3)
 
-    def upper_share(step: Array) -> Array:
-        epoch = step * settings.lower_steps * training.batch_rows // pool_rows
-        return jnp.clip(settings.upper_share - settings.upper_share_drop * epoch, 0.0, 1.0)
-
     return make_solver(
         hypergradient,
         problem,
         training.optimizer(),
         _outer_optimizer(settings),
-        upper_share,
+        upper_share(training, settings, pool_rows),
         # As in the authors' code: the logits also move while the share is 1.
         scale_outer=False,
     )

@@ -72,11 +72,15 @@ class Checkpoints:
     Args:
         folder: where; made when the first checkpoint is saved. What a killed run left unfinished there is removed.
         options: which checkpoints are kept.
+        read_only: whether nothing is to change there, since another process may be writing.
     """
 
-    def __init__(self, folder: Path, options: CheckpointOptions = CheckpointOptions()) -> None:
+    def __init__(
+        self, folder: Path, options: CheckpointOptions = CheckpointOptions(), read_only: bool = False
+    ) -> None:
         self._folder = folder
         self._options = options
+        self._read_only = read_only
         self._opened: Any = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._finishing: Future[None] | None = None
@@ -204,7 +208,8 @@ class Checkpoints:
                     preservation_policy=_LastAndBest(self._options),
                     # The policy alone decides; without this, losses would not be read back in the next attempt.
                     best_fn=lambda metrics: metrics[_LOSS],
-                    cleanup_tmp_directories=True,
+                    cleanup_tmp_directories=not self._read_only,
+                    read_only=self._read_only,
                 ),
             )
         return self._opened

@@ -77,7 +77,7 @@ class Train(Move):
 
     def run(self, state: RunState, context: Context) -> RunState:
         pool = context.data[self.over]
-        lower_batches, upper_batches = self._batches(state, context)
+        lower_batches, upper_batches = self.batches(state, context)
         # One fixed batch of trusted rows, so that the logged upper losses of all methods compare.
         packing = self.plan.upper_packing or self.plan.packing
         monitored = first_rows(context.data[self.upper], _MONITORED_ROWS, context.mesh, packing)
@@ -127,14 +127,15 @@ class Train(Move):
 
     def seen_at(self, number: int, solver: PyTree, state: RunState, context: Context) -> PyTree:
         """Returns the shapes of what the step of this number reports, given those of the solver's state."""
-        lower_batches, upper_batches = self._batches(state, context)
+        lower_batches, upper_batches = self.batches(state, context)
         step = partial(self.solver.step, updates=self._updates_at(number))
         return jax.eval_shape(step, solver, lower_batches(0), upper_batches(0))[1]
 
     def _updates_at(self, number: int) -> tuple[Level, ...]:
         return self.updates if number % self.outer_every == 0 else ("inner",)
 
-    def _batches(self, state: RunState, context: Context) -> tuple[LowerBatches, UpperBatches]:
+    def batches(self, state: RunState, context: Context) -> tuple[LowerBatches, UpperBatches]:
+        """Returns the batches of both levels, by the number of the step."""
         pool, trusted = context.data[self.over], context.data[self.upper]
         ids = state.sets.get(self.over, np.arange(len(pool)))
         return (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import datasets
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
@@ -14,11 +15,12 @@ import models
 from bilevel.data import read_rows
 from bilevel.data.corpus import make_corpus
 from bilevel.data.files import write_rows
+from bilevel.errors import InputError
 from bilevel.runtime.config_file import read_config
 from bilevel.runtime.metrics import read_metrics
 from bilevel.runtime.timing import read_timings
 from bilevel.runtime.weights import read_weights
-from experiments.bds_alpaca import BDSAlpaca, main
+from experiments.bds_alpaca import BDSAlpaca, main, to_check
 from models.folder import read_folder, write_folder
 
 SMALL = [
@@ -187,6 +189,16 @@ def test_an_implicit_hypergradient_is_chosen_by_name_and_what_it_saw_is_logged(t
     assert {"residual", "curvature", "damping", "stationarity", "direction_norm", "finite"} <= set(last)
     assert 0 < last["residual"] < 1
     assert 0 < last["damping"] <= last["curvature"]
+    # Steps are those of the model, as --steps counts them, and not those of the solver.
+    assert json.loads((tmp_path / "implicit" / "summary.json").read_text())["steps"] == 6
+    checkable = to_check(tmp_path / "implicit")
+    assert (checkable.step, checkable.lower_steps) == (3, 2)
+    assert (checkable.estimator.name, checkable.estimator.curvature) == ("conjugate_gradient", "gauss_newton")
+    assert jnp.any(checkable.point.outer != 0)
+    config = tmp_path / "implicit" / "config.yaml"
+    config.write_text(config.read_text().replace("seed: 0", "seed: 1"))
+    with pytest.raises(InputError, match="changed since the run began"):
+        to_check(tmp_path / "implicit")
 
 
 def test_an_estimator_that_does_not_suit_is_refused_before_anything_is_trained(tmp_path, capsys):

@@ -18,6 +18,7 @@ from bilevel.core import (
     implicit,
 )
 from bilevel.core.hypergradient import Adjoint
+from bilevel.core.reference import finite_difference_reference
 from bilevel.weighting import entropy_penalty
 from tests.float64.problems import problem
 from tests.zoo import network, relative_error, row_problem, rows
@@ -55,8 +56,8 @@ def test_finite_differences_agree_with_the_dense_formula(directions):
         known.problem, EXACT, at(known), dense_limit=0, directions=directions, solve_steps=100
     )
     assert found.relative_error < 1e-6
-    assert found.uncertainty < 1e-6
-    assert ("coordinates" if directions == 4 else "3 random") in found.reference
+    assert found.reference.uncertainty < 1e-6
+    assert ("coordinates" if directions == 4 else "3 random") in found.reference.words
 
 
 def test_a_lower_level_that_is_not_solved_is_told_apart_from_a_bad_solver():
@@ -173,3 +174,19 @@ def test_what_an_estimator_refuses_is_refused_here_too():
         check_hypergradient(known.problem, gauss_newton, at(known))
     with pytest.raises(ValueError, match="smoothly"):
         check_hypergradient(known.problem, "optimizer_aware", at(known)._replace(optimizer=optax.lion(1e-3)))
+
+
+def test_steps_of_differences_shrink_until_they_fit_the_curvature():
+    def value(outer):
+        return jnp.sin(3000.0 * outer), jnp.array(0.0)
+
+    found = finite_difference_reference(value, "a sine", jnp.array(0.0), 1, jax.random.key(0))
+    assert found.uncertainty < 0.01
+    assert found.slopes == pytest.approx(3000.0, rel=0.01)
+
+
+def test_an_estimator_of_another_objective_is_told_apart_from_a_wrong_one():
+    rows_problem, point = trained_network()
+    found = check_hypergradient(rows_problem, "penalty_single", point, horizon=1, settle=2)
+    assert found.verdict.startswith("No hypergradient: it descends the weighted loss")
+    assert not any("increase settle" in line for line in found.advice)

@@ -166,6 +166,11 @@ def test_half_a_checkpoint_is_none(tmp_path: Path) -> None:
     save_all(Checkpoints(tmp_path), [1.0])
     (tmp_path / "1" / "commit_success.txt").unlink(missing_ok=True)
     (tmp_path / "1").rename(tmp_path / "2.orbax-checkpoint-tmp")
+    reader = Checkpoints(tmp_path, read_only=True)
+    assert reader.read_newest(MESH) is None
+    reader.close()
+    # Another process may be writing it.
+    assert (tmp_path / "2.orbax-checkpoint-tmp").exists()
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.read_newest(MESH) is None
     checkpoints.save(ARRAYS, NOTES)

@@ -56,6 +56,7 @@ FIRST_ORDER = (
         assumes="what a row still loses tells its worth: hard rows look like faulty ones; no hypergradient",
         solver=lambda given: _penalty(given, 1),
         scale=_share,
+        descends="the weighted loss of the training rows themselves, at a model that also trains on trusted ones",
         references="Shen et al. 2025 (SEAL, memory-efficient variant)",
     ),
     Estimator(
@@ -79,6 +80,7 @@ FIRST_ORDER = (
         memory="as value_gap",
         assumes="as value_gap; descends both levels, so single steps are no hypergradients",
         solver=lambda given: _value_gap(given, dynamic_multiplier(given.settings.eta)),
+        descends="both levels at once, as much of each as its multiplier says",
         references="Ye et al. 2022 (BOME)",
     ),
 )

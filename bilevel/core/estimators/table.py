@@ -55,6 +55,7 @@ class Estimator:
         solver: from ingredients to a solver.
         hypergradient: from settings to the estimator itself, for those that stand apart from their solver.
         scale: what the solver's outer gradient must be divided by to be the hypergradient.
+        descends: what its outer steps descend, where that is not the upper loss after training.
         references: papers.
     """
 
@@ -68,6 +69,7 @@ class Estimator:
     solver: Callable[[Ingredients], Solver]
     hypergradient: Callable[[EstimatorSettings], Hypergradient] | None = None
     scale: Callable[[EstimatorSettings], float] = lambda settings: 1.0
+    descends: str = ""
     references: str = ""
 
 
