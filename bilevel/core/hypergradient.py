@@ -155,18 +155,18 @@ def implicit(adjoint: Adjoint) -> Hypergradient:
         signal = levels.lower.cross_signal(point.outer, point.weighed.weights, at, last_batch, q)
         cross = point.weighed.outer_gradient(optax.tree.scale(-1.0, signal))
         gradient = optax.tree.add(upper_outer, cross)
-        upper_norm = norm(upper_inner)
+        upper_norm, direction_norm = norm(upper_inner), norm(q)
         return Estimate(
             gradient,
             upper,
             state,
             diagnostics.replace(
                 upper_gradient_norm=upper_norm,
-                direction_norm=norm(q),
+                direction_norm=direction_norm,
                 hypergradient_norm=norm(gradient),
                 stationarity=stationarity(point.gradient, upper_norm),
-                # A solver that met NaN may have stopped before it reached q.
-                finite=all_finite((upper, q, gradient, diagnostics.residual)),
+                # The norm tells of every entry of q; a solver that met NaN may have stopped before it reached q.
+                finite=all_finite((upper, direction_norm, gradient, diagnostics.residual)),
             ),
         )
 
