@@ -23,13 +23,13 @@ from bilevel.methods import (
     fixed_weights,
     uniform_tuning,
 )
-from bilevel.methods.dwm import NetworkName
 from bilevel.objectives import mean_loss
 from bilevel.runtime.compilation_cache import enable_compilation_cache
 from bilevel.runtime.devices import AXIS, data_mesh
 from bilevel.runtime.table import Column, align, method_title
 from bilevel.runtime.timing import read_timings
 from bilevel.schedule.checking import CheckableRun, check_point
+from bilevel.weighting.network_description import Reads
 from experiments.command import run_command
 from experiments.configuration import read_run
 from experiments.dwm_config import PRESETS, DWMAlpaca
@@ -133,7 +133,7 @@ def _main(config: DWMAlpaca, inputs: Inputs) -> Method:
     )
 
 
-def _dwm(config: DWMAlpaca, inputs: Inputs, network: NetworkName) -> Method:
+def _dwm(config: DWMAlpaca, inputs: Inputs, network: Reads) -> Method:
     return dwm(
         inputs.row_losses,
         mean_loss(inputs.first_order),

@@ -70,9 +70,21 @@ class DWMAlpaca:
 PRESETS = {
     "tiny": DWMAlpaca(
         training=TrainingSettings(
-            steps=2000, batch_rows=64, upper_rows=64, learning_rate=8e-3, weight_decay=0.3
+            steps=2000,
+            batch_rows=64,
+            upper_rows=128,
+            packing="auto",
+            learning_rate=8e-3,
+            weight_decay=0.3,
         ),
-        dwm=DWMSettings(),
+        dwm=DWMSettings(
+            network="tokens_and_loss",
+            signal="relative",
+            lower_steps="committed",
+            hypergradient_steps=300,
+            learning_rate=2e-3,
+            weight_decay=3.0,
+        ),
         bds=BDSSettings(outer_warmup=150),
     ),
 }

@@ -13,8 +13,8 @@ from bilevel.core import RowProblem
 from bilevel.data import Tokenizer
 from bilevel.errors import InputError
 from bilevel.methods import TrainingSettings, clean_only, uniform_tuning
-from bilevel.methods.dwm import DWMSettings
-from bilevel.methods.stages import Origin, describe, watched
+from bilevel.methods.dwm import DWMSettings, describe
+from bilevel.methods.stages import Origin, watched
 from bilevel.methods.transfer import transferred
 from bilevel.objectives import mean_loss
 from bilevel.runtime.devices import AXIS, data_mesh

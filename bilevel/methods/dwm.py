@@ -39,10 +39,9 @@ from bilevel.core.solver import Solver
 from bilevel.errors import InputError
 from bilevel.methods.training import TrainingSettings
 from bilevel.schedule import BatchPlan, Move, Schedule, Score, Select, Snapshot, Train, Weigh
-from bilevel.weighting import EncoderSettings, Scorer, added, encoder, loss_scorer, network
+from bilevel.weighting import EncoderSettings
 from bilevel.weighting.network import Form, Scope, Signal
-
-NetworkName = Literal["tokens", "loss", "tokens_and_loss"]
+from bilevel.weighting.network_description import NetworkDescription, Reads
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class DWMSettings:
 
     Attributes:
         network: what scores a row: a transformer that reads its `tokens`, a network of its present `loss`
-            (Meta-Weight-Net), or the sum of both.
+            (Meta-Weight-Net), one of its `relative_loss` in the batch, or the sum of the first and the last.
         encoder: sizes of the transformer.
         hypergradient: `one_step`, exact through the model's next step, or `unroll`, exact through several.
         unroll_steps: of the model, for each step of the network under `unroll`.
@@ -61,8 +60,8 @@ class DWMSettings:
         lower_steps: `virtual` steps of the model are put back after the network has learned from them; `committed` ones
             are kept and count as training, and a network that learns in all of a stage's steps is never frozen.
         every: solver steps for one step of the network where steps are committed.
-        learning_rate: of the network (AdamW).
-        weight_decay: of the network, decoupled.
+        learning_rate: of the network (AdamW), which falls to 0 along a cosine over all of its steps.
+        weight_decay: of the network's matrices, decoupled.
         form: how a batch shares its weight out: by `softmax`, or by `sigmoid` shares, which saturate.
         signal: how a weight's derivative moves the network: as it is (`exact`), `relative` to the row's loss, or as
             what scores regress on (`regression`).
@@ -71,7 +70,7 @@ class DWMSettings:
         scope: over what rows compete: the `global` batch, a `device`'s part of it, or a `micro`-batch.
     """
 
-    network: NetworkName = "tokens"
+    network: Reads = "tokens"
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
     hypergradient: Literal["one_step", "unroll"] = "one_step"
     unroll_steps: int = 2
@@ -136,10 +135,8 @@ def dwm(
     Raises:
         InputError: stages that are too short for the committed steps.
     """
-    scorer = _scorer(settings, vocab_size)
-    weighting = network(
-        scorer, settings.form, settings.signal, settings.temperature, settings.floor, settings.scope, devices
-    )
+    made = describe(settings)
+    weighting = made.weighting(vocab_size, devices, settings.signal)
     problem = RowProblem(row_losses, weighting, upper, first_order=first_order)
     hypergradient = implicit(optimizer_aware()) if settings.hypergradient == "one_step" else unroll()
     solver = alternating(problem, training.optimizer(), _network_optimizer(settings), hypergradient)
@@ -148,11 +145,23 @@ def dwm(
         for number, steps in enumerate(_stage_lengths(training.steps, settings.stages), start=1)
     ]
     # Rows that are scored alone share one batch of the whole pool; jointly scored ones are weighed in batches.
-    weigh = Weigh(weighting, as_one_batch=not scorer.joint)
+    weigh = Weigh(weighting, as_one_batch=not made.scorer(vocab_size).joint)
     select = Select("weight", into="selected", share=top_share)
     rounds[0] = (Score("loss_start"), *rounds[0])
     rounds[-1] = (*rounds[-1], weigh, Score("loss_end"), select)
     return problem, tuple(rounds)
+
+
+def describe(settings: DWMSettings) -> NetworkDescription:
+    """Returns the network that these settings make."""
+    return NetworkDescription(
+        settings.network,
+        settings.encoder,
+        settings.form,
+        settings.temperature,
+        settings.floor,
+        settings.scope,
+    )
 
 
 def extra_steps(
@@ -171,7 +180,7 @@ def extra_steps(
         vocab_size: of the tokenizer.
         model_parameters: of the language model.
     """
-    shapes = jax.eval_shape(_scorer(settings, vocab_size).init, jax.random.key(0))
+    shapes = jax.eval_shape(describe(settings).scorer(vocab_size).init, jax.random.key(0))
     looked_up = vocab_size * settings.encoder.width if settings.network != "loss" else 0
     network = max(0, sum(leaf.size for leaf in jax.tree.leaves(shapes)) - looked_up) / model_parameters
     reads_losses = settings.network != "tokens" or settings.signal != "exact"
@@ -216,12 +225,12 @@ def _stage_lengths(steps: int, stages: int) -> list[int]:
     return [end - start for start, end in pairwise(ends)]
 
 
-def _scorer(settings: DWMSettings, vocab_size: int) -> Scorer:
-    if settings.network == "loss":
-        return loss_scorer()
-    tokens = encoder(vocab_size, settings.encoder)
-    return tokens if settings.network == "tokens" else added(tokens, loss_scorer())
-
-
 def _network_optimizer(settings: DWMSettings) -> optax.GradientTransformation:
-    return optax.adamw(settings.learning_rate, weight_decay=settings.weight_decay)
+    # The model's learning rate and with it what a step tells of a row fall towards the end, and AdamW would scale what
+    # is left, mostly noise, up to full steps.
+    steps = settings.hypergradient_steps * (settings.stages - settings.warmup_stages)
+    return optax.adamw(
+        optax.cosine_decay_schedule(settings.learning_rate, steps),
+        weight_decay=settings.weight_decay,
+        mask=lambda parameters: jax.tree.map(lambda leaf: leaf.ndim > 1, parameters),
+    )

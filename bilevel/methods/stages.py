@@ -9,7 +9,6 @@ from typing import Any
 from bilevel.core import RowProblem, population
 from bilevel.data import Tokenizer
 from bilevel.errors import InputError
-from bilevel.methods.dwm import DWMSettings
 from bilevel.runtime.snapshots import SnapshotInfo, tokenizer_fingerprint
 from bilevel.schedule import Move, Schedule, Score, Train, Weigh
 from bilevel.schedule.preferences import MeasurePreferences, MeasureTokens
@@ -36,18 +35,6 @@ class Origin:
     max_length: int
     batch_rows: int
     trained_on: Mapping[str, Any] = field(default_factory=dict)
-
-
-def describe(settings: DWMSettings) -> NetworkDescription:
-    """Returns the network that DWM's settings make."""
-    return NetworkDescription(
-        settings.network,
-        settings.encoder,
-        settings.form,
-        settings.temperature,
-        settings.floor,
-        settings.scope,
-    )
 
 
 def watched(

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from bilevel.core.losses import RowLosses
 from bilevel.core.problem import Batch
-from bilevel.core.tree import PyTree
 from bilevel.data import EncodedRows
 from bilevel.errors import InputError
 from bilevel.runtime.devices import place_batch
 from bilevel.runtime.snapshots import Snapshot
+from bilevel.weighting.network import relative_losses
 
 
 def score_rows(
@@ -27,9 +28,10 @@ def score_rows(
 ) -> Float[np.ndarray, " rows"]:
     """Scores rows, higher being better.
 
-    A network that reads each row alone gives a row the same score in any company, whatever the batch. One with
-    attention across rows compares the rows of a batch: it sees them in one random order, in batches of the size that it
-    was trained with, the last completed by filler rows.
+    A network that reads each row alone gives a row the same score in any company, whatever the batch. One that reads
+    relative losses compares each with those of all these rows. One with attention across rows compares the rows of a
+    batch: it sees them in one random order, in batches of the size that it was trained with, the last completed by
+    filler rows.
 
     Args:
         snapshot: the network.
@@ -44,27 +46,39 @@ def score_rows(
     """
     scorer = snapshot.info.network.scorer(snapshot.info.vocab_size)
     check_scores(snapshot, row_losses is not None)
-
-    def score(parameters: PyTree, batch: Batch) -> Float[Array, " rows"]:
-        losses = row_losses(batch) if scorer.needs_losses and row_losses is not None else None
-        return scorer.scores(parameters, *jax.tree.map(lambda x: x[None], (batch, losses)))[0]
-
-    compiled = jax.jit(score)
     order = np.arange(len(rows))
     devices = mesh.devices.size
     if scorer.joint:
         batch_rows = snapshot.info.batch_rows
         order = np.random.default_rng(seed).permutation(len(rows))
     batch_rows = -(-batch_rows // devices) * devices
+
+    def by_batches(
+        function: Callable[[Batch, Int[np.ndarray, " rows"]], Array],
+    ) -> Float[np.ndarray, " rows"]:
+        values = np.zeros(len(rows), np.float64)
+        for start in range(0, len(rows), batch_rows):
+            taken = order[start : start + batch_rows]
+            ids = np.full(batch_rows, -1, np.int32)
+            ids[: len(taken)] = taken
+            values[taken] = np.asarray(function(place_batch(rows.batch(ids), mesh), ids))[: len(taken)]
+        return values
+
+    seen = np.zeros(len(rows))
+    if scorer.losses != "none":
+        assert row_losses is not None  # checked above
+        means = jax.jit(lambda batch: row_losses(batch).means)
+        seen = by_batches(lambda batch, ids: means(batch))
+    if scorer.losses == "relative":
+        seen = np.asarray(relative_losses(jnp.asarray(seen), jnp.ones(len(rows), bool)))
     parameters = jax.device_put(snapshot.parameters)
-    scores = np.zeros(len(rows), np.float64)
-    for start in range(0, len(rows), batch_rows):
-        taken = order[start : start + batch_rows]
-        ids = np.full(batch_rows, -1, np.int32)
-        ids[: len(taken)] = taken
-        found = compiled(parameters, place_batch(rows.batch(ids), mesh))
-        scores[taken] = np.asarray(found)[: len(taken)]
-    return scores
+
+    @jax.jit
+    def score(batch: Batch, losses: Float[Array, " rows"]) -> Float[Array, " rows"]:
+        given = losses[None] if scorer.losses != "none" else None
+        return scorer.scores(parameters, jax.tree.map(lambda x: x[None], dict(batch)), given)[0]
+
+    return by_batches(lambda batch, ids: score(batch, np.float32(seen[ids])))
 
 
 def check_scores(snapshot: Snapshot, with_losses: bool) -> None:
@@ -77,7 +91,7 @@ def check_scores(snapshot: Snapshot, with_losses: bool) -> None:
     Raises:
         InputError: the network reads losses, and there is no model.
     """
-    if snapshot.info.network.scorer(snapshot.info.vocab_size).needs_losses and not with_losses:
+    if snapshot.info.network.scorer(snapshot.info.vocab_size).losses != "none" and not with_losses:
         raise InputError(
             f"{snapshot.folder}: its network reads a row's loss under a model; name one with --model, such as the one "
             "that its run left (--model RUN/model)"

@@ -26,6 +26,7 @@ from bilevel.errors import InputError
 Scope = Literal["global", "device", "micro"]
 Form = Literal["softmax", "sigmoid"]
 Signal = Literal["exact", "relative", "regression"]
+LossForm = Literal["none", "absolute", "relative"]
 
 _LEAST_LOSS = 0.02
 """Nats a token: below it a row counts as learned, and its derivative is not magnified further."""
@@ -39,15 +40,16 @@ class Scorer(NamedTuple):
 
     Attributes:
         init: `(key) -> parameters`, at which all rows score alike.
-        scores: `(parameters, batch, losses) -> [micro, rows]`, of a batch with its micro-batch axis. What filler rows
-            score is ignored.
-        needs_losses: whether `scores` reads the batch's `RowLosses`; otherwise it gets None.
-        joint: whether a row's score depends on the other rows of its batch.
+        scores: `(parameters, batch, losses) -> [micro, rows]`, of a batch with its micro-batch axis and losses of its
+            rows in the form below. What filler rows score is ignored.
+        losses: what `scores` gets of them: nothing (None), `absolute` mean token losses in nats, or losses `relative`
+            to the rows that this one competes with, see `relative_losses`.
+        joint: whether a row's score depends on what the other rows of its batch say.
     """
 
     init: Callable[[Array], PyTree]
-    scores: Callable[[PyTree, Batch, RowLosses | None], Float[Array, "micro rows"]]
-    needs_losses: bool = False
+    scores: Callable[[PyTree, Batch, Float[Array, "micro rows"] | None], Float[Array, "micro rows"]]
+    losses: LossForm = "none"
     joint: bool = False
 
 
@@ -94,7 +96,7 @@ def network(
     References:
         Calian et al., DataRater, arXiv 2505.17895 (a softmax over the batch); Yu et al., DWM, ICML 2025.
     """
-    needs_losses = scorer.needs_losses or signal != "exact"
+    needs_losses = scorer.losses != "none" or signal != "exact"
     if not temperature > 0:
         raise InputError(f"temperature {temperature} is not positive; give a number above 0")
     if not 0 <= floor < 1:
@@ -110,21 +112,27 @@ def network(
         shape = batch["row_id"].shape
         if len(shape) == 1:  # a batch without a micro-batch axis is its own micro-batch
             batch, losses = jax.tree.map(lambda x: x[None], (batch, losses))
-        scores = scorer.scores(parameters, batch, losses if scorer.needs_losses else None)
         present = batch["row_id"] >= 0
-        groups, axes = _groups(scores.shape, scope, devices)
-        real, log_masses = present.reshape(groups), scores.reshape(groups) / temperature
+        groups, axes = _groups(present.shape, scope, devices)
+        real = present.reshape(groups)
+        means = None if losses is None else losses.means
+        read = means if scorer.losses != "none" else None
+        if scorer.losses == "relative":
+            assert means is not None  # declared by needs_losses
+            read = relative_losses(means.reshape(groups), real, axes).reshape(present.shape)
+        scores = scorer.scores(parameters, batch, read)
+        log_masses = scores.reshape(groups) / temperature
         if form == "sigmoid":
             log_masses = jax.nn.log_sigmoid(log_masses - _mean(log_masses, real, axes))
         shares = _shares(log_masses, real, axes)
         floored = floor + (1 - floor) * shares.reshape(scores.shape)
         found = jnp.where(present, floored, 0.0)
         if signal == "relative":
-            assert losses is not None  # declared by needs_losses
-            found = _relative(found, present, losses.means)
+            assert means is not None  # declared by needs_losses
+            found = _relative(found, present, means)
         if signal == "regression":
-            assert losses is not None  # declared by needs_losses
-            found = regressed(scores, jax.lax.stop_gradient(found), present, losses.means)
+            assert means is not None  # declared by needs_losses
+            found = regressed(scores, jax.lax.stop_gradient(found), present, means)
         return found.reshape(shape)
 
     return Weighting(init, weights, lambda memory, batch, losses: memory, needs_losses)
@@ -135,18 +143,45 @@ def added(*scorers: Scorer) -> Scorer:
 
     Args:
         *scorers: at least one; the parameters are a tuple of theirs.
+
+    Raises:
+        ValueError: none, or some that read losses in different forms.
     """
-    if not scorers:
-        raise ValueError("added: needs at least one scorer")
+    forms = {s.losses for s in scorers if s.losses != "none"}
+    if not scorers or len(forms) > 1:
+        raise ValueError(
+            "added: needs at least one scorer, and all that read losses must read them in one form"
+        )
 
     def init(key: Array) -> PyTree:
         return tuple(s.init(jax.random.fold_in(key, position)) for position, s in enumerate(scorers))
 
-    def scores(parameters: PyTree, batch: Batch, losses: RowLosses | None) -> Float[Array, "micro rows"]:
+    def scores(
+        parameters: PyTree, batch: Batch, losses: Float[Array, "micro rows"] | None
+    ) -> Float[Array, "micro rows"]:
         parts = [s.scores(own, batch, losses) for s, own in zip(scorers, parameters, strict=True)]
         return sum(parts[1:], start=parts[0])
 
-    return Scorer(init, scores, any(s.needs_losses for s in scorers), any(s.joint for s in scorers))
+    return Scorer(init, scores, forms.pop() if forms else "none", any(s.joint for s in scorers))
+
+
+def relative_losses(
+    losses: Float[Array, "*rows"], real: Bool[Array, "*rows"], axes: tuple[int, ...] | None = None
+) -> Float[Array, "*rows"]:
+    """Losses as deviations from their mean, (l_i - mean) / standard deviation, over the rows that compete.
+
+    What a loss of 2 nats says changes as the model learns, and from one model to the next; that a row's loss is two
+    deviations above those of its batch says the same throughout. Filler rows do not count.
+
+    Args:
+        losses: mean token losses.
+        real: false for filler rows.
+        axes: that rows of one scope lie along; None for all.
+    """
+    along = tuple(range(losses.ndim)) if axes is None else axes
+    centred = jnp.where(real, losses - _mean(losses, real, along), 0.0)
+    variance = _mean(centred**2, real, along)
+    return centred / jnp.sqrt(jnp.maximum(variance, jnp.finfo(losses.dtype).eps ** 2))
 
 
 def _groups(

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jax.nn import initializers
 from jaxtyping import Array, Bool, Float
 
-from bilevel.core.losses import RowLosses
 from bilevel.core.problem import Batch
 from bilevel.core.tree import PyTree
 from bilevel.errors import InputError
@@ -107,7 +106,9 @@ def encoder(vocab_size: int, settings: EncoderSettings = EncoderSettings()) -> S
         pooled = linear(parameters["pool"], pooled)
         return pooled + gated_mlp(parameters["mlp"], rms_norm(parameters["mlp_norm"], pooled, _EPSILON))
 
-    def scores(parameters: PyTree, batch: Batch, losses: RowLosses | None) -> Float[Array, "micro rows"]:
+    def scores(
+        parameters: PyTree, batch: Batch, losses: Float[Array, "micro rows"] | None
+    ) -> Float[Array, "micro rows"]:
         seen = {
             name: batch[name]
             for name in ("tokens", "segments", "loss_mask", "row_id", "token_row")
