@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -29,7 +30,6 @@ from bilevel.runtime.devices import AXIS, data_mesh
 from bilevel.runtime.table import Column, align, method_title
 from bilevel.runtime.timing import read_timings
 from bilevel.schedule.checking import CheckableRun, check_point
-from bilevel.weighting.network_description import Reads
 from experiments.command import run_command
 from experiments.configuration import read_run
 from experiments.dwm_config import PRESETS, DWMAlpaca
@@ -40,7 +40,14 @@ from experiments.trained_network import leaving_snapshots, run_transferred, voca
 from models.errors import ModelError
 
 NAME = "dwm_alpaca"
-LEARNED = ("one_feature", "alignment", "row_logits")
+LEARNED = ("tokens", "one_feature", "alignment", "row_logits")
+
+# A network of tokens learns from many noisy measurements of few rows: a regression averages them, where the chain rule
+# follows the largest. Its scores are fractions of a deviation, and need a low temperature to tell rows apart.
+_OTHER_NETWORKS: dict[str, dict[str, Any]] = {
+    "tokens": {"network": "tokens", "signal": "regression", "temperature": 0.3, "learning_rate": 1e-3},
+    "one_feature": {"network": "loss"},
+}
 
 
 def run(config: DWMAlpaca) -> None:
@@ -110,7 +117,8 @@ def _methods(config: DWMAlpaca, inputs: Inputs) -> Methods:
     methods["uniform"] = uniform_tuning(row_losses, upper, training)
     methods["uniform_longer"] = uniform_tuning(row_losses, upper, _longer(config, inputs))
     methods["shuffled"] = partial(_shuffled, config, inputs)
-    methods["one_feature"] = _dwm(config, inputs, "loss")
+    for name, changes in _OTHER_NETWORKS.items():
+        methods[name] = _dwm(config, inputs, **changes)
     methods["alignment"] = logits(config.alignment_rate, "optimizer_aware")
     methods["row_logits"] = logits(config.bds.rate, "penalty_single")
     if faulty.any():
@@ -120,7 +128,7 @@ def _methods(config: DWMAlpaca, inputs: Inputs) -> Methods:
 
 def _main(config: DWMAlpaca, inputs: Inputs) -> Method:
     return leaving_snapshots(
-        _dwm(config, inputs, config.dwm.network),
+        _dwm(config, inputs),
         inputs,
         config.dwm,
         inputs.template,
@@ -133,13 +141,13 @@ def _main(config: DWMAlpaca, inputs: Inputs) -> Method:
     )
 
 
-def _dwm(config: DWMAlpaca, inputs: Inputs, network: Reads) -> Method:
+def _dwm(config: DWMAlpaca, inputs: Inputs, **changes: Any) -> Method:
     return dwm(
         inputs.row_losses,
         mean_loss(inputs.first_order),
         vocabulary(inputs.tokenizer),
         config.training,
-        replace(config.dwm, network=network),
+        replace(config.dwm, **changes),
         config.top_share,
         inputs.first_order,
         data_mesh().shape[AXIS],

@@ -19,9 +19,9 @@ class DWMAlpaca:
 
     Without files it makes its own rows: a corpus of short instructions, 40% of them faulty, 128 trusted rows, and a
     small Llama from random weights. It then compares DWM with fine-tuning on everything for as many steps, and for as
-    much compute, as DWM took; with DWM's weights shuffled among the rows; with a network that sees a row's loss alone;
-    with the alignment that the network learns from, used directly; with one logit a row (BDS); and with the rows that
-    are not faulty, which only an oracle knows.
+    much compute, as DWM took; with DWM's weights shuffled among the rows; with networks that see a row's tokens or its
+    plain loss; with the alignment that the network learns from, used directly; with one logit a row (BDS); and with
+    the rows that are not faulty, which only an oracle knows.
 
     Your own rows and model, all of its parameters or a low-rank adapter beside them:
 
@@ -78,12 +78,11 @@ PRESETS = {
             weight_decay=0.3,
         ),
         dwm=DWMSettings(
-            network="tokens_and_loss",
+            network="relative_loss",
             signal="relative",
             lower_steps="committed",
             hypergradient_steps=300,
             learning_rate=2e-3,
-            weight_decay=3.0,
         ),
         bds=BDSSettings(outer_warmup=150),
     ),

@@ -36,6 +36,7 @@ from bilevel.errors import InputError
 from bilevel.runtime.compilation_cache import enable_compilation_cache
 from bilevel.runtime.config_file import write_config
 from bilevel.runtime.devices import AXIS, data_mesh
+from bilevel.runtime.model_card import MODEL
 from bilevel.runtime.run_folder import create_run_folder, write_environment, write_summary
 from bilevel.runtime.snapshots import Snapshot, check_tokenizer, read_snapshots
 from bilevel.runtime.weights import FILE as WEIGHTS
@@ -72,7 +73,7 @@ class DWMFilter:
         weighting: A run of DWM, whose last snapshot is taken, or a snapshot's own folder (RUN/snapshots/stage-3).
         data: Rows to filter, in any form that --train of a run may have; for a network trained on plain text, a .txt
             file or rows with a column text.
-        model: A model, for networks that read a row's loss; such as RUN/model, which the network's run left.
+        model: A model, for networks that read a row's loss; by default the one that the network's run left, RUN/model.
         keep: Share of the rows that is kept.
         by: top: the highest scores. cdf: each row by a throw of its own, with the probability that it is among the best
             --keep of a random batch. softmax: drawn without replacement in proportion to exp(score / temperature).
@@ -120,10 +121,11 @@ def run(config: DWMFilter) -> None:
         )
     enable_compilation_cache()
     snapshot = read_snapshots(config.weighting)[-1]
-    check_scores(snapshot, config.model is not None)
+    model = config.model or _left_beside(snapshot)
+    check_scores(snapshot, model is not None)
     read = _read(config, snapshot)
     encoded, rejected, owners = _encoded(config, snapshot, read)
-    losses = _row_losses(config.model, snapshot, encoded) if config.model is not None else None
+    losses = _row_losses(model, snapshot, encoded) if model is not None else None
     pieces = score_rows(snapshot, encoded, data_mesh(), _ROWS_AT_ONCE, config.seed, losses)
     rows = [read.rows[place] for place in np.unique(owners)]
     scores = _of_documents(pieces, encoded.lengths, owners)
@@ -199,6 +201,19 @@ def _encoded(
         place[row.id] if row.id in place else place[row.id.rpartition(".")[0]] for row in found.encoded.rows
     ]
     return found.encoded, rejected, np.array(owners)
+
+
+def _left_beside(snapshot: Snapshot) -> Path | None:
+    """The model that a network's run has left, for a network that reads losses."""
+    model = snapshot.folder.resolve().parent.parent / MODEL
+    reads_losses = snapshot.info.network.scorer(snapshot.info.vocab_size).losses != "none"
+    if not reads_losses or not (model / "config.json").exists():
+        return None
+    print(
+        f"note: rows' losses are those under {model}, the model of the network's run (--model)",
+        file=sys.stderr,
+    )
+    return model
 
 
 def _row_losses(model: Path, snapshot: Snapshot, encoded: EncodedRows) -> Callable[[Batch], RowLosses]:

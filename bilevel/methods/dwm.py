@@ -181,7 +181,7 @@ def extra_steps(
         model_parameters: of the language model.
     """
     shapes = jax.eval_shape(describe(settings).scorer(vocab_size).init, jax.random.key(0))
-    looked_up = vocab_size * settings.encoder.width if settings.network != "loss" else 0
+    looked_up = vocab_size * settings.encoder.width if "tokens" in settings.network else 0
     network = max(0, sum(leaf.size for leaf in jax.tree.leaves(shapes)) - looked_up) / model_parameters
     reads_losses = settings.network != "tokens" or settings.signal != "exact"
     scoring = (network + reads_losses) / 3

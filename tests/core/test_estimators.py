@@ -20,7 +20,7 @@ def test_a_row_says_when_to_take_it_and_what_it_costs(name):
     row = ESTIMATORS[name]
     texts = {f.name: getattr(row, f.name) for f in dataclasses.fields(row) if f.type == "str"}
     assert len(texts) >= 7
-    assert all(texts.values())
+    assert all(text for field, text in texts.items() if field != "descends")
     assert not any("|" in text or "\n" in text for text in texts.values())  # they stand in a table
 
 

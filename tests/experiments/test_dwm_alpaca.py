@@ -28,7 +28,7 @@ SMALL = [
 ]
 METHODS = [
     *("dwm", "uniform", "uniform_longer", "shuffled"),
-    *("one_feature", "alignment", "row_logits", "clean_only"),
+    *("tokens", "one_feature", "alignment", "row_logits", "clean_only"),
 ]
 
 
@@ -42,7 +42,7 @@ def test_a_run_compares_the_network_with_what_its_parts_do_alone(tmp_path, capsy
     assert main([*SMALL, "--run-dir", str(folder)]) == 0
     lines = json.loads((folder / "summary.json").read_text())["methods"]
     assert list(lines) == METHODS
-    learned = ["dwm", "one_feature", "alignment", "row_logits"]
+    learned = ["dwm", "tokens", "one_feature", "alignment", "row_logits"]
     for kind in ("fault", "truncated", "off_topic", "wrong_answer"):
         assert [name for name in METHODS if lines[name].get(f"{kind}_auc") is not None] == learned
     weights = read_weights(folder / "weights.parquet")["weight"]

@@ -25,7 +25,16 @@ TRAINING = ["--steps", "6", "--batch-rows", "16", "--upper-rows", "16"]
 MODEL = ["--layers", "1", "--heads", "2", "--kv-heads", "1", "--mlp-width", "16"]
 CORPUS = ["--corpus.rows", "48", "--corpus.valid", "16", "--corpus.test", "16"]
 DWM = [
-    *("--dwm.stages", "2", "--dwm.hypergradient-steps", "2", "--baselines", "none"),
+    *(
+        "--dwm.network",
+        "tokens",
+        "--dwm.stages",
+        "2",
+        "--dwm.hypergradient-steps",
+        "2",
+        "--baselines",
+        "none",
+    ),
     *("--dwm.encoder.width", "8", "--dwm.encoder.heads", "2", "--dwm.encoder.mlp-width", "8"),
 ]
 
@@ -167,6 +176,16 @@ def test_a_network_of_losses_needs_a_model(source, rows, tmp_path, capsys):
     weights, _ = filtered([*flags, "--model", str(source / "model")], tmp_path / "a")
     tokens, _ = filtered([*made(source, tmp_path / "tokens"), "--data", str(rows)], tmp_path / "b")
     assert not np.allclose(weights["score"], tokens["score"])
+
+
+def test_a_network_of_relative_losses_compares_the_rows_of_a_file(source, rows, tmp_path):
+    flags = [*made(source, tmp_path / "losses", reads="relative_loss"), "--model", str(source / "model")]
+    together, _ = filtered([*flags, "--data", str(rows)], tmp_path / "together")
+    few = tmp_path / "few.jsonl"
+    few.write_text("\n".join(rows.read_text().splitlines()[5:9]) + "\n")
+    alone, _ = filtered([*flags, "--data", str(few)], tmp_path / "alone")
+    assert np.ptp(together["score"]) > 0
+    assert not np.allclose(alone["score"], together["score"][5:9], rtol=1e-2)
 
 
 def refused(main, flags, said, capsys):

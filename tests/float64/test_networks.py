@@ -17,11 +17,12 @@ from tests.zoo import network as small_model
 BATCH, LENGTH, VOCABULARY = 6, 5, 9
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(0.05), optax.adamw(1e-2, weight_decay=0.1))
 SMALL = EncoderSettings(width=4, layers=1, heads=1, mlp_width=4, across_rows=1)
-SCORER = added(encoder(VOCABULARY, SMALL), loss_scorer(5))
+SCORER = added(encoder(VOCABULARY, SMALL), loss_scorer("relative", 5))
 FORMS = {
     "softmax": network(SCORER),
     "softmax with floor": network(SCORER, temperature=0.5, floor=0.2),
     "sigmoid": network(SCORER, form="sigmoid"),
+    "absolute losses": network(loss_scorer(hidden=5)),
 }
 
 

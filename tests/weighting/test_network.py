@@ -45,9 +45,10 @@ POOL = encoded()
 SCORERS = {
     "encoder": encoder(VOCABULARY, SMALL),
     "across rows": encoder(VOCABULARY, replace(SMALL, across_rows=1)),
-    "loss": loss_scorer(6),
+    "loss": loss_scorer(hidden=6),
+    "relative loss": loss_scorer("relative", 6),
     "signals": signal_scorer(SIGNALS),
-    "sum": added(encoder(VOCABULARY, SMALL), loss_scorer(6)),
+    "sum": added(encoder(VOCABULARY, SMALL), loss_scorer("relative", 6)),
 }
 
 
@@ -213,6 +214,36 @@ def test_regression_pulls_scores_to_the_standardised_worth_of_rows():
     np.testing.assert_array_equal(
         weighting.weights(scores, (), batch, losses), exact.weights(scores, (), batch, losses)
     )
+
+
+@pytest.mark.parametrize("scope", ["global", "micro"])
+def test_relative_losses_are_deviations_from_the_rows_that_a_row_competes_with(scope):
+    scorer = loss_scorer("relative", 6)
+    weighting = network(scorer, scope=scope)
+    parameters, batch = moved(scorer), in_pieces([0, 1, 2, -1, 4, 5, 6, 7], 2)
+    losses = losses_of(batch)
+
+    def weights(scale, shift):
+        changed = RowLosses(scale * losses.total + shift * losses.count, losses.count)
+        return weighting.weights(parameters, (), batch, changed)
+
+    plain = weights(1.0, 0.0)
+    assert np.ptp(plain[batch["row_id"] >= 0]) > 0.1
+    np.testing.assert_allclose(weights(3.0, 2.0), plain, rtol=1e-4)
+    # What filler rows hold says nothing.
+    filled = jnp.where(batch["row_id"] < 0, 9.0, losses.total)
+    np.testing.assert_allclose(
+        weighting.weights(parameters, (), batch, RowLosses(filled, losses.count)), plain, rtol=1e-6
+    )
+    # Another level of losses in one micro-batch is felt where rows compete across micro-batches alone.
+    moved_piece = RowLosses(losses.total.at[1].add(5.0 * losses.count[1]), losses.count)
+    same = np.allclose(weighting.weights(parameters, (), batch, moved_piece), plain, rtol=1e-3)
+    assert same == (scope == "micro")
+
+
+def test_scorers_that_read_losses_in_two_forms_do_not_add():
+    with pytest.raises(ValueError, match="in one form"):
+        added(loss_scorer("absolute"), loss_scorer("relative"))
 
 
 def test_sigmoid_shares_are_bounded_and_do_not_feel_a_shift():
