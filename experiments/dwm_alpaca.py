@@ -33,7 +33,7 @@ from bilevel.schedule.checking import CheckableRun, check_point
 from experiments.command import run_command
 from experiments.configuration import read_run
 from experiments.dwm_config import PRESETS, DWMAlpaca
-from experiments.inputs import Inputs, load_inputs
+from experiments.inputs import Inputs, load_inputs, with_packing_notice
 from experiments.options import in_steps
 from experiments.session import Method, Methods, run_methods, standing
 from experiments.trained_network import leaving_snapshots, run_transferred, vocabulary
@@ -89,7 +89,7 @@ def _prepare(config: DWMAlpaca) -> tuple[DWMAlpaca, Inputs]:
     """The configuration with its training in steps, and what it stands for."""
     inputs = load_inputs(config.data, config.corpus, config.model, config.seed, config.lora)
     training = in_steps(config.training, PRESETS[config.preset].training, len(inputs.sets.encoded["pool"]))
-    return replace(config, training=training), inputs
+    return replace(config, training=training), with_packing_notice(inputs, training.plan, config.seed)
 
 
 def _methods(config: DWMAlpaca, inputs: Inputs) -> Methods:

@@ -82,7 +82,7 @@ PRESETS = {
             signal="relative",
             lower_steps="committed",
             hypergradient_steps=300,
-            learning_rate=2e-3,
+            learning_rate=6e-3,
         ),
         bds=BDSSettings(outer_warmup=150),
     ),
