@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from bilevel.runtime.report.label_table import label_groups, label_table
 from bilevel.runtime.report.lines import Line, line_picture
 from bilevel.runtime.report.measurements import measurements, points
 from bilevel.runtime.report.row_groups import group_rows
@@ -76,7 +77,7 @@ def test_no_two_of_many_series_look_alike() -> None:
 def test_unknown_measurements_are_shown_after_the_known_ones() -> None:
     metrics = {
         "bds": [
-            {"method": "bds", "step": 1, "inner_steps": 4, "residual": 0.5, "note": "text", "ok": True},
+            {"method": "bds", "step": 1, "inner_steps": 4, "residual": 0.5, "note": "text", "a/b": 1},
             {"method": "bds", "step": 2, "lower_loss": None, "residual": None, "skipped_steps": 1},
         ],
         "uniform": [{"method": "uniform", "step": 1, "upper_loss": 2.0}],
@@ -119,3 +120,16 @@ def test_rows_of_a_broken_form_are_shown_as_they_are() -> None:
     assert row_texts({"messages": "text", "reason": "no turns"}) == [("messages", "text")]
     assert row_texts({"output": "alone"}) == [("output", "alone")]
     assert row_texts({"id": "r:1", "reason": "nothing"}) == []
+
+
+def test_the_table_by_label_shows_signals_but_not_those_of_every_stage() -> None:
+    columns = {
+        "id": np.array(["a", "b"]),
+        "weight": np.array([0.5, 1.5]),
+        "length": np.array([3, 5]),
+        "loss_2": np.array([1.0, 2.0]),
+        "weight_2": np.array([1.0, 1.0]),
+    }
+    headings, lines = label_table(columns, label_groups(columns))
+    assert headings == ["rows", "share of rows", "share of weight", "median weight", "length"]
+    assert lines[0][1:] == ["100.0%", "100.0%", "1", "4.000"]

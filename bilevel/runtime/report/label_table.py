@@ -1,5 +1,6 @@
 """Rows by label in numbers: how many, how much weight, which losses."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,6 +12,8 @@ from bilevel.runtime.report.row_text import short
 LABELS = ("fault", "hard", "duplicate")
 LOSSES = {"loss_start": "loss, start", "loss_end": "loss, end"}
 LONGEST_LABEL = 60
+
+_OF_A_STAGE = re.compile(r"(weight|loss)_\d+")
 
 
 def label_groups(columns: Mapping[str, np.ndarray]) -> list[RowGroup]:
@@ -25,13 +28,18 @@ def label_table(
     """Returns headings and lines: name, share of rows, share of weight, median weight, mean losses and signals.
 
     Args:
-        columns: of `weights.parquet`. A numeric column that is none of ours is a signal of some method, and shown.
+        columns: of `weights.parquet`. A numeric column that is none of ours is a signal of some method, and shown, but
+            for the weights and losses of each stage, which would need a table of their own.
         groups: from `label_groups`.
     """
     weights = columns["weight"].astype(np.float64)
     relative = weights / (weights.mean() or 1.0)
     known = {"id", "weight", *LOSSES, *ROW_LABELS}
-    signals = [name for name, values in columns.items() if name not in known and values.dtype.kind in "fiu"]
+    signals = [
+        name
+        for name, values in columns.items()
+        if name not in known and values.dtype.kind in "fiu" and not _OF_A_STAGE.fullmatch(name)
+    ]
     measured = [*(name for name in LOSSES if name in columns), *signals]
     headings = ["rows", "share of rows", "share of weight", "median weight"]
     headings += [LOSSES.get(name, name.replace("_", " ")) for name in measured]

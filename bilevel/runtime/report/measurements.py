@@ -95,6 +95,8 @@ KNOWN = (
 def measurements(metrics: Mapping[str, Iterable[Mapping[str, Any]]]) -> list[Measurement]:
     """Returns what some line of the metrics has a number for: the known measurements first, then all others.
 
+    Numbers of a group, `group/name`, are drawn by the section that their method adds.
+
     Args:
         metrics: lines by method.
     """
@@ -110,7 +112,7 @@ def measurements(metrics: Mapping[str, Iterable[Mapping[str, Any]]]) -> list[Mea
     further = [
         Measurement(key, key.replace("_", " ").capitalize(), f"As logged under “{key}”.", "other")
         for key in present
-        if key not in named
+        if key not in named and "/" not in key
     ]
     return [*known, *further]
 
