@@ -3,7 +3,8 @@
 PYTHON ?= python3
 VENV := $(if $(filter python3 python,$(notdir $(PYTHON))),.venv,.venv-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
-PYTEST := $(BIN)/python -m pytest
+# A file of tests stays in one process, which shares its fixtures; most of the time is spent compiling, on one core.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 PYTEST_ARGS ?=
 RUN_ARGS ?= --preset tiny
 UV ?= uv
