@@ -62,6 +62,7 @@ def watched(
         origin.max_length,
         origin.batch_rows,
         stages=len(schedule),
+        warmup_stages=warmup_stages,
         trained_on=origin.trained_on,
     )
     rounds: list[tuple[Move, ...]] = []

@@ -2,19 +2,23 @@
 
 Yu et al., DWM, ICML 2025, say that the learned weighting model can be transferred, to other selections of data and to
 larger models, and not how. Here stage k of a run takes the snapshot of stage k, by share of the steps, since a network
-was trained for what a model lacks at that stage; or one snapshot serves from the first step to the last.
+was trained for what a model lacks at that stage; or one snapshot serves to the end. Either way the model first trains
+at uniform weights for as large a share of the steps as the network's run did: no network has learned what rows are
+worth to a model that knows nothing yet.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from bilevel.core import Batch, Mean, RowLosses, RowProblem, alternating, identity, implicit
+from bilevel.core.tree import PyTree
 from bilevel.errors import InputError
 from bilevel.methods.training import TrainingSettings
 from bilevel.runtime.snapshots import Snapshot
@@ -41,8 +45,8 @@ def transferred(
         devices: that share a batch, for a network of scope `device`.
 
     Returns:
-        The problem, and one round a snapshot; the last ends with the weights of all rows by the last snapshot and the
-        set `selected`.
+        The problem, and one round a snapshot, with one of uniform steps before a single one; the last ends with the
+        weights of all rows by the last snapshot and the set `selected`.
 
     Raises:
         InputError: there are fewer steps than snapshots.
@@ -53,15 +57,18 @@ def transferred(
             "last snapshot alone (RUN/last)"
         )
     info = snapshots[0].info
-    first = jax.tree.map(jnp.asarray, snapshots[0].parameters)
-    weighting = info.network.weighting(info.vocab_size, devices)._replace(init=lambda key: (first, ()))
-    problem = RowProblem(row_losses, weighting, upper)
+    parts = _parts(snapshots, training.steps)
+    weighting = info.network.weighting(info.vocab_size, devices)
+    begun = weighting
+    if parts[0].parameters is not None:
+        first = jax.tree.map(jnp.asarray, parts[0].parameters)
+        begun = weighting._replace(init=lambda key: (first, ()))
+    problem = RowProblem(row_losses, begun, upper)
     solver = alternating(problem, training.optimizer(), optax.identity(), implicit(identity(1.0)))
-    ends = [training.steps * number // len(snapshots) for number in range(len(snapshots) + 1)]
     rounds: list[tuple[Move, ...]] = []
-    for number, snapshot in enumerate(snapshots):
-        train = Train(problem, solver, ends[number + 1] - ends[number], training.plan, updates=("inner",))
-        rounds.append((Adopt(snapshot.parameters), train) if number else (Score("loss_start"), train))
+    for number, part in enumerate(parts):
+        train = Train(problem, solver, part.steps, training.plan, updates=("inner",))
+        rounds.append((Adopt(part.parameters), train) if number else (Score("loss_start"), train))
     joint = info.network.scorer(info.vocab_size).joint
     rounds[-1] = (
         *rounds[-1],
@@ -70,3 +77,23 @@ def transferred(
         Select("weight", into="selected", share=top_share),
     )
     return problem, tuple(rounds)
+
+
+class _Part(NamedTuple):
+    """Parameters of a network, None for one that weighs all rows alike, and the steps that it serves for."""
+
+    parameters: PyTree | None
+    steps: int
+
+
+def _parts(snapshots: Sequence[Snapshot], steps: int) -> list[_Part]:
+    if len(snapshots) == 1:
+        info = snapshots[0].info
+        warmup = steps * info.warmup_stages // info.stages
+        alone = _Part(snapshots[0].parameters, steps - warmup)
+        return [_Part(None, warmup), alone] if warmup else [alone]
+    ends = [steps * number // len(snapshots) for number in range(len(snapshots) + 1)]
+    return [
+        _Part(snapshot.parameters, end - start)
+        for snapshot, (start, end) in zip(snapshots, pairwise(ends), strict=True)
+    ]

@@ -51,6 +51,7 @@ class SnapshotInfo:
         batch_rows: rows of a batch in training, which a network with attention across rows has learned to compare.
         stage: after which stage it was taken, from 1.
         stages: of how many.
+        warmup_stages: the first of them that trained at uniform weights.
         step: solver steps that its run had taken.
         trained_on: what its run was about: files, rows, model, seed.
     """
@@ -63,6 +64,7 @@ class SnapshotInfo:
     batch_rows: int = 32
     stage: int = 1
     stages: int = 1
+    warmup_stages: int = 0
     step: int = 0
     trained_on: Mapping[str, Any] = field(default_factory=dict)
 

@@ -143,6 +143,16 @@ def test_a_snapshot_weights_a_model_twice_as_wide_on_rows_it_never_saw(trained):
     assert losses[1] < losses[0]
 
 
+def test_a_single_snapshot_waits_for_the_uniform_steps_that_its_run_began_with(trained):
+    folder, _ = trained
+    last = read_snapshots(folder / "last")
+    _, schedule = transferred(row_losses, mean_loss(row_losses), last, TRAINING)
+    trains = [move for moves in schedule for move in moves if isinstance(move, Train)]
+    assert [move.steps for move in trains] == [8, 16]
+    state = run_schedule((schedule[0],), begin(8), context())
+    assert not np.any(state.solver.outer.inner["head"]["kernel"])
+
+
 def test_stages_take_over_by_share_of_the_steps(trained):
     folder, _ = trained
     snapshots = read_snapshots(folder)
