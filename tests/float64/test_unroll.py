@@ -140,6 +140,7 @@ def test_one_step_equals_the_optimizer_aware_rule():
         assert relative_error(estimated(problem, optimizer, mode, *given), reference) < 1e-12
 
 
+@pytest.mark.slow
 def test_general_problems_micro_batches_and_reductions_give_the_same_numbers():
     optimizer = OPTIMIZERS["clipped adamw"]
     given = setting(optimizer)
