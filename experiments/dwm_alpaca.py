@@ -77,8 +77,15 @@ def to_check(folder: Path) -> CheckableRun:
         prepared, inputs = _prepare(config)
     except ModelError as error:
         raise InputError(str(error)) from error
-    problem, schedule = _main(prepared, inputs)
+    _, schedule = _main(prepared, inputs)
     state, context = standing(folder, config, inputs, "dwm", schedule)
+    if config.dwm.signal != "exact":
+        print(
+            f"note: the network learns from the signal {config.dwm.signal}, which is no gradient of the trusted loss; "
+            "the derivative that the signal is made of is checked",
+            file=sys.stderr,
+        )
+    problem, _ = _dwm(prepared, inputs, signal="exact")
     point = check_point(schedule, state, context, prepared.training.optimizer())
     if config.dwm.hypergradient == "unroll":
         return CheckableRun(problem, point, EstimatorSettings("unroll"), state.step, config.dwm.unroll_steps)
