@@ -50,6 +50,7 @@ def embedded(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_between_its_stages_ends_as_the_one_that_was_not(
     embedded, tmp_path, monkeypatch
 ):

@@ -98,7 +98,8 @@ def test_the_solver_holds_adapters_alone_and_the_base_is_handed_to_its_program(f
     assert 'dense<"0x' not in text  # how arrays would stand in it
 
 
-@pytest.mark.parametrize("estimator", [pytest.param("penalty", marks=pytest.mark.slow), "identity"])
+@pytest.mark.slow
+@pytest.mark.parametrize("estimator", ["penalty", "identity"])
 def test_shared_out_parameters_train_like_copies(estimator, folder):
     whole, split = (one_step(load(folder, shard=shard), estimator) for shard in (False, True))
     chex.assert_trees_all_close(split[1].inner.inner, whole[1].inner.inner, rtol=1e-4, atol=1e-5)
