@@ -66,6 +66,7 @@ def test_a_run_leaves_its_stages_and_preferences(source):
     assert [section.title for _, section in read_sections(source)] == ["What the weights prefer"]
 
 
+@pytest.mark.slow
 def test_it_weights_a_model_twice_as_wide_on_rows_it_never_saw(source, tmp_path):
     flags = [*TRAINING, *MODEL, *CORPUS, "--width", "32", "--seed", "5", "--weighting", str(source)]
     assert dwm_main([*flags, "--run-dir", "wide"]) == 0

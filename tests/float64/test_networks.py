@@ -126,7 +126,7 @@ def test_an_unroll_of_three_steps_gives_the_network_their_derivative():
     assert relative_error(*slopes(found, loss_after(problem, params, state, 3), outer)) < 1e-6
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", ["softmax with floor", "absolute losses"])
 def test_accumulation_changes_nothing(name):
     problem, params, state, outer = setting(FORMS[name])
     whole = estimated(problem, params, state, outer)
