@@ -170,7 +170,8 @@ def _shuffled(config: DWMAlpaca, inputs: Inputs, weights: np.ndarray) -> Method:
 def _longer(config: DWMAlpaca, inputs: Inputs) -> TrainingSettings:
     """Training for the steps whose compute is that of DWM's training and learning together."""
     model = sum(leaf.size for leaf in jax.tree.leaves((inputs.model.base, inputs.model.start)))
-    extra = extra_steps(config.training, config.dwm, vocabulary(inputs.tokenizer), model)
+    fused = inputs.first_order is not inputs.row_losses
+    extra = extra_steps(config.training, config.dwm, vocabulary(inputs.tokenizer), model, fused)
     return replace(config.training, steps=config.training.steps + extra)
 
 

@@ -95,7 +95,8 @@ def _extra_steps(config: DWMPretrain, inputs: Inputs) -> int:
     """Plain steps for the compute of what DWM does beyond training: every member of a population takes its own."""
     model = sum(leaf.size for leaf in jax.tree.leaves(inputs.params))
     learning = replace(config.dwm, hypergradient_steps=config.dwm.hypergradient_steps * config.population)
-    return extra_steps(config.training, learning, vocabulary(inputs.tokenizer), model)
+    fused = inputs.first_order is not inputs.row_losses
+    return extra_steps(config.training, learning, vocabulary(inputs.tokenizer), model, fused)
 
 
 def _shuffled(config: DWMPretrain, inputs: Inputs, weights: np.ndarray) -> Method:

@@ -9,7 +9,7 @@ followed by this one directional derivative. For row weights it is one forward-m
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import optax
@@ -48,6 +48,8 @@ class Point(NamedTuple):
         upper_batches: [micro-batches, ...].
         key: for estimators that draw.
         look_back: the steps that the estimator said it would look back on.
+        cross_signal: from a direction to the cross derivative's signal at `last`, by what the last lower step's forward
+            pass left; None where nothing was kept.
     """
 
     outer: PyTree
@@ -61,6 +63,7 @@ class Point(NamedTuple):
     upper_batches: Batch
     key: Array
     look_back: LookBack
+    cross_signal: Callable[[PyTree], PyTree] | None = None
 
 
 class Diagnostics(struct.PyTreeNode):
@@ -107,19 +110,20 @@ class Hypergradient(NamedTuple):
         estimate: `(levels, point, state) -> Estimate`.
         looks_back: how many lower steps it differentiates through, counted from the last; None for all.
         keeps_steps: whether it wants a record of each of them.
+        keeps_pass: whether it wants the last one's forward pass kept, see `Point.cross_signal`.
     """
 
     init: Callable[[Levels, PyTree], PyTree]
     estimate: Callable[[Levels, Point, PyTree], Estimate]
     looks_back: int | None = 1
     keeps_steps: bool = False
+    keeps_pass: bool = False
 
 
 class Direction(NamedTuple):
-    """A rule's answer: q, the inner variables at which to take the cross derivative, state, diagnostics."""
+    """A rule's answer: q, state, diagnostics."""
 
     q: PyTree
-    at: PyTree
     state: PyTree = ()
     diagnostics: Diagnostics = Diagnostics()
 
@@ -130,13 +134,16 @@ class Adjoint(NamedTuple):
     Attributes:
         init: `(levels, inner) -> state`.
         solve: `(levels, point, upper_gradient, state) -> Direction`.
+        at: where the cross derivative is taken: before the last lower step, as derivatives of that step are, or after
+            it, as those of an optimum are.
     """
 
     init: Callable[[Levels, PyTree], PyTree]
     solve: Callable[[Levels, Point, PyTree, PyTree], Direction]
+    at: Literal["last", "end"] = "end"
 
 
-def implicit(adjoint: Adjoint) -> Hypergradient:
+def implicit(adjoint: Adjoint, reuse: bool = True) -> Hypergradient:
     """Returns the estimator that takes one cross derivative along an adjoint rule's direction.
 
     The upper gradient is taken after the lower steps, where the upper level is to be small; the rule says where the
@@ -144,15 +151,22 @@ def implicit(adjoint: Adjoint) -> Hypergradient:
 
     Args:
         adjoint: rule for q, from `bilevel.core.adjoint`.
+        reuse: whether a rule at `last` shares the lower step's forward pass, a third of the cross derivative. What the
+            pass left of the layers is then held while the upper gradient is computed. Lower batches of several
+            micro-batches, and problems with other `first_order` losses, are run forward again all the same.
     """
 
     def estimate(levels: Levels, point: Point, state: PyTree) -> Estimate:
         upper, (upper_outer, upper_inner) = mean_value_and_gradient(
             levels.upper, (point.outer, point.end.inner), point.upper_batches
         )
-        q, at, state, diagnostics = adjoint.solve(levels, point, upper_inner, state)
-        last_batch = {name: value[-1] for name, value in point.lower_batches.items()}
-        signal = levels.lower.cross_signal(point.outer, point.weighed.weights, at, last_batch, q)
+        q, state, diagnostics = adjoint.solve(levels, point, upper_inner, state)
+        if adjoint.at == "last" and point.cross_signal is not None:
+            signal = point.cross_signal(q)
+        else:
+            at = getattr(point, adjoint.at).inner
+            last_batch = {name: value[-1] for name, value in point.lower_batches.items()}
+            signal = levels.lower.cross_signal(point.outer, point.weighed.weights, at, last_batch, q)
         cross = point.weighed.outer_gradient(optax.tree.scale(-1.0, signal))
         gradient = optax.tree.add(upper_outer, cross)
         upper_norm, direction_norm = norm(upper_inner), norm(q)
@@ -170,7 +184,7 @@ def implicit(adjoint: Adjoint) -> Hypergradient:
             ),
         )
 
-    return Hypergradient(adjoint.init, estimate)
+    return Hypergradient(adjoint.init, estimate, keeps_pass=reuse and adjoint.at == "last")
 
 
 def stationarity(lower_gradient: PyTree, upper_gradient_norm: Array) -> Float[Array, ""]:

@@ -136,7 +136,8 @@ def implicit_layer(
             look_back=LookBack(1, last, (), None),
         )
         direction = adjoint.solve(levels, point, cotangent, adjoint.init(levels, end.inner))
-        signal = level.cross_signal(outer, None, direction.at, last_batch, direction.q)
+        at = getattr(point, adjoint.at).inner
+        signal = level.cross_signal(outer, None, at, last_batch, direction.q)
         return optax.tree.scale(-1.0, signal), optax.tree.zeros_like(end.inner), None
 
     train.defvjp(taken, pull_back)

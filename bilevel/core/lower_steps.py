@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import optax
 
-from bilevel.core.lower_level import LowerLevel, LowerPass, Weighed
+from bilevel.core.lower_level import LowerLevel, LowerPass, Visit, Weighed
 from bilevel.core.problem import Batch
 from bilevel.core.tree import PyTree
 
@@ -64,6 +65,7 @@ class LowerSteps(NamedTuple):
         passed: the last step's gradient pass.
         weighed: the last batch under the outer variables.
         look_back: the steps before, as far as they were asked for.
+        cross_signal: at `last`, see `Visit`.
     """
 
     last: Iterate
@@ -73,6 +75,7 @@ class LowerSteps(NamedTuple):
     passed: LowerPass
     weighed: Weighed
     look_back: LookBack
+    cross_signal: Callable[[PyTree], PyTree] | None = None
 
 
 def take_lower_steps(
@@ -84,6 +87,7 @@ def take_lower_steps(
     lower_batches: Batch,
     looks_back: int | None = 1,
     keeps_steps: bool = False,
+    keeps_pass: bool = False,
 ) -> LowerSteps:
     """Takes one optimizer step on each lower batch.
 
@@ -96,21 +100,23 @@ def take_lower_steps(
         lower_batches: [lower steps, micro-batches, ...].
         looks_back: of how many steps, counted from the last, an estimator wants the start; None for all.
         keeps_steps: whether it wants a record of each of them.
+        keeps_pass: whether it wants what the last step's forward pass left.
     """
     steps = jax.tree.leaves(lower_batches)[0].shape[0]
     seen = steps if looks_back is None else min(looks_back, steps)
 
-    def take(iterate: Iterate, memory: PyTree, batches: Batch) -> tuple[Iterate, PyTree, LowerPass, Weighed]:
-        weighed = lower.weigh(outer, memory, iterate.inner, batches)
-        passed = lower.gradient(outer, weighed.weights, iterate.inner, batches)
-        after = descend(optimizer, iterate, passed.gradient)
-        return after, lower.remember(memory, batches, passed.row_losses), passed, weighed
+    def take(
+        iterate: Iterate, memory: PyTree, batches: Batch, keep: bool = False
+    ) -> tuple[Iterate, PyTree, Visit]:
+        visit = lower.visit(outer, memory, iterate.inner, batches, keep=keep)
+        after = descend(optimizer, iterate, visit.passed.gradient)
+        return after, lower.remember(memory, batches, visit.passed.row_losses), visit
 
     def earlier_step(
         carry: tuple[Iterate, PyTree], batches: Batch, keep: bool
     ) -> tuple[tuple[Iterate, PyTree], LowerStep | None]:
         iterate, memory = carry
-        after, remembered, passed, weighed = take(iterate, memory, batches)
+        after, remembered, (weighed, passed, _) = take(iterate, memory, batches)
         kept = LowerStep(iterate, memory, passed.gradient, weighed.weights, weighed.losses) if keep else None
         return (after, remembered), kept
 
@@ -122,9 +128,12 @@ def take_lower_steps(
 
     begun, begun_memory = walk((start, memory), 0, steps - seen, keep=False)[0]
     (last, last_memory), earlier = walk((begun, begun_memory), steps - seen, steps - 1, keep=keeps_steps)
-    end, memory, passed, weighed = take(last, last_memory, jax.tree.map(lambda x: x[-1], lower_batches))
+    last_batches = jax.tree.map(lambda x: x[-1], lower_batches)
+    end, memory, visit = take(last, last_memory, last_batches, keeps_pass)
     look_back = LookBack(seen, begun, begun_memory, earlier)
-    return LowerSteps(last, last_memory, end, memory, passed, weighed, look_back)
+    return LowerSteps(
+        last, last_memory, end, memory, visit.passed, visit.weighed, look_back, visit.cross_signal
+    )
 
 
 def descend(

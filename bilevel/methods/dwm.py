@@ -165,29 +165,38 @@ def describe(settings: DWMSettings) -> NetworkDescription:
 
 
 def extra_steps(
-    training: TrainingSettings, settings: DWMSettings, vocab_size: int, model_parameters: int
+    training: TrainingSettings,
+    settings: DWMSettings,
+    vocab_size: int,
+    model_parameters: int,
+    fused: bool = False,
 ) -> int:
     """Returns how many plain training steps cost what DWM computes beyond the training steps of its model.
 
-    In gradients of one lower batch: a step of the network is the upper gradient (by its share of rows), one
-    forward-mode pass, the gradient of the network (by its share of the model's parameters, embeddings left out, for
-    they multiply nothing), and the model's own steps where they are virtual or looked through again; every other step
-    scores its rows. A forward pass is a third of a gradient.
+    In gradients of one lower batch, a forward pass being a third of one: a step of the network is the upper gradient
+    (by its share of rows), one forward-mode pass (three thirds, or two where it shares the lower step's forward pass),
+    the gradient of the network (by its share of the model's parameters, embeddings left out, for they multiply
+    nothing), and the model's own steps where they are virtual or looked through again; every step scores its rows, and
+    runs them forward first where the network reads losses and the batch comes in micro-batches.
 
     Args:
         training: how the lower level is trained.
         settings: of DWM.
         vocab_size: of the tokenizer.
         model_parameters: of the language model.
+        fused: whether the model's gradients come from kernels without forward-mode derivatives.
     """
     shapes = jax.eval_shape(describe(settings).scorer(vocab_size).init, jax.random.key(0))
     looked_up = vocab_size * settings.encoder.width if "tokens" in settings.network else 0
     network = max(0, sum(leaf.size for leaf in jax.tree.leaves(shapes)) - looked_up) / model_parameters
+    micro_batches = training.accumulate > 1
     reads_losses = settings.network != "tokens" or settings.signal != "exact"
-    scoring = (network + reads_losses) / 3
+    scoring = (network + (reads_losses and micro_batches)) / 3
+    shared = settings.hypergradient == "one_step" and not (micro_batches or fused)
     looked_through = settings.unroll_steps if settings.hypergradient == "unroll" else 1
     virtual = looked_through if settings.lower_steps == "virtual" else 0
-    learning = training.upper_rows / training.batch_rows + 3 * looked_through - 2 + network + virtual
+    passes = 3 * looked_through - 2 - shared / 3
+    learning = training.upper_rows / training.batch_rows + passes + network + virtual
     learned = settings.hypergradient_steps * (settings.stages - settings.warmup_stages)
     # Uniform stages are scored, too: the weighting does not know that its network has not moved.
     return math.ceil(learned * learning + (training.steps + virtual * learned) * scoring)

@@ -76,9 +76,9 @@ def encoder(vocab_size: int, settings: EncoderSettings = EncoderSettings()) -> S
         z   = [mean of x over the prompt, mean of x over the response]      pooled + gated MLP
         s   = head(z), the head zero at the start
 
-    Padded and packed batches give the same scores. Micro-batches are read one after another and again in the backward
-    pass, so that memory does not grow with their number. With `across_rows`, pooled rows attend to all rows of the
-    batch, of all micro-batches: scores then speak of the row in its batch, and permuting rows permutes scores.
+    Padded and packed batches give the same scores. Several micro-batches are read one after another, and again in the
+    backward pass, so that memory does not grow with their number. With `across_rows`, pooled rows attend to all rows of
+    the batch, of all micro-batches: scores then speak of the row in its batch, and permuting rows permutes scores.
 
     Args:
         vocab_size: rows of the embedding, those of the language model's tokenizer.
@@ -110,14 +110,14 @@ def encoder(vocab_size: int, settings: EncoderSettings = EncoderSettings()) -> S
         parameters: PyTree, batch: Batch, losses: Float[Array, "micro rows"] | None
     ) -> Float[Array, "micro rows"]:
         seen = {
-            name: batch[name]
+            name: jnp.asarray(batch[name])
             for name in ("tokens", "segments", "loss_mask", "row_id", "token_row")
             if name in batch
         }
-        one = jax.checkpoint(lambda batch: read(parameters, batch))
         if batch["row_id"].shape[0] == 1:
-            rows = one(jax.tree.map(lambda x: x[0], seen))[None]
+            rows = read(parameters, jax.tree.map(lambda x: x[0], seen))[None]
         else:
+            one = jax.checkpoint(lambda batch: read(parameters, batch), prevent_cse=False)
             rows = jax.lax.map(one, seen)
         if settings.across_rows:
             rows = _mixed(parameters["across_rows"], rows, batch["row_id"] >= 0, heads)

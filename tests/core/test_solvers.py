@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,8 @@ import pytest
 from bilevel.core import alternating, identity, implicit, optimizer_aware, penalty, soba, unroll
 from bilevel.core.problem import Problem
 from bilevel.runtime.devices import data_mesh, place_batch, replicate
-from bilevel.weighting import exponentiated_gradient, row_logits
+from bilevel.weighting import exponentiated_gradient, loss_scorer, row_logits
+from bilevel.weighting import network as network_weighting
 from models.attention.reverse_only import reverse_only
 from models.errors import ModelError
 from tests.zoo import in_micro_batches, network, row_losses, row_problem, rows, upper
@@ -74,6 +77,36 @@ def test_a_frozen_level_keeps_its_variables_bit_for_bit(solver, level):
     chex.assert_trees_all_equal(getattr(after, frozen), getattr(state, frozen))
     moved = optax.tree.sub(getattr(after, level).inner, getattr(state, level).inner)
     assert float(optax.tree.norm(moved)) > 0
+
+
+def forward_passes(hypergradient, weighting=None, pieces=1, updates=("inner", "outer")):
+    """How often a step runs the lower rows forward: calls of the row losses while it is traced."""
+    calls = []
+
+    def counted(params, batch):
+        calls.append(batch)
+        return row_losses(params, batch)
+
+    problem = row_problem(POOL, weighting=weighting)._replace(row_losses=counted)
+    solver = alternating(problem, optax.adam(1e-2), optax.sgd(0.1), hypergradient)
+    state = solver.init(jax.random.key(0), network(jax.random.key(1)))
+    jax.eval_shape(partial(solver.step, updates=updates), state, *batches(pieces=pieces))
+    return len(calls)
+
+
+@pytest.mark.parametrize("rule", [identity(0.1), optimizer_aware()], ids=["identity", "optimizer_aware"])
+def test_a_cross_derivative_at_the_last_step_shares_its_forward_pass(rule):
+    assert forward_passes(implicit(rule)) == 1
+    assert forward_passes(implicit(rule, reuse=False)) == 2
+    # A loop over micro-batches is traced twice, for its shapes and for itself, and holds nothing of any of them.
+    assert forward_passes(implicit(rule), pieces=2) == 4
+
+
+def test_a_weighting_that_reads_losses_shares_the_gradients_forward_pass():
+    reading = network_weighting(loss_scorer("relative"))
+    assert reading.needs_losses
+    assert forward_passes(implicit(identity(0.1)), reading, updates=("inner",)) == 1
+    assert forward_passes(implicit(identity(0.1)), reading) == 1
 
 
 def test_inner_steps_at_frozen_outer_variables_are_plain_training():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
 
 from bilevel.errors import InputError
 from bilevel.methods import DWMSettings, TrainingSettings, dwm, uniform_tuning
+from bilevel.methods.dwm import extra_steps
 from bilevel.objectives import mean_loss
 from bilevel.schedule import Evaluate, RunState, Snapshot, Train, run_schedule
 from bilevel.weighting import EncoderSettings, separation_auc
@@ -50,6 +53,32 @@ def test_the_weights_of_planted_noise_fall(options):
     assert weights.mean() == pytest.approx(1.0, abs=1e-5)
     assert np.mean(FAULTY[state.sets["selected"]]) < 0.2
     assert {"network_2", "network_3"} <= set(state.models)
+
+
+@pytest.mark.parametrize(
+    ("options", "training", "passes"),
+    [
+        # An upper gradient of 1, a forward-mode pass of 1, less a third where it shares the lower step's forward pass.
+        ({}, {}, 1 + 2 / 3),
+        ({"upper_rows": 32}, {}, 2 + 2 / 3),
+        ({}, {"fused": True}, 1 + 1),
+        ({"lower_steps": "virtual"}, {}, 1 + 1 + 2 / 3),
+        ({"hypergradient": "unroll", "unroll_steps": 3}, {}, 1 + 7),
+    ],
+    ids=["one step", "more trusted rows", "fused kernels", "virtual", "unrolled"],
+)
+def test_extra_steps_count_what_is_computed_beyond_training(options, training, passes):
+    """A network of one feature is next to nothing, so 200 of its steps cost their passes through the model."""
+    upper_rows = options.pop("upper_rows", 16)
+    settings = DWMSettings(
+        **{"network": "loss", "lower_steps": "committed", "stages": 3, "hypergradient_steps": 100} | options
+    )
+    plan = replace(TRAINING, steps=600, upper_rows=upper_rows)
+    extra = extra_steps(plan, settings, VOCABULARY + 1, 10**9, **training)
+    assert extra == pytest.approx(200 * passes, abs=1)
+    in_pieces = replace(plan, accumulate=2)
+    again = extra_steps(in_pieces, settings, VOCABULARY + 1, 10**9, **training)
+    assert again > extra + 200 - 1  # losses are read by a forward pass of their own, in each of 600 steps
 
 
 def test_moves_say_when_the_network_is_frozen_and_the_model_is():

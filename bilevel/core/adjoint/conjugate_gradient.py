@@ -73,7 +73,7 @@ def conjugate_gradient(
         found = _solve(product, start, residual, iterations, tolerance)
         q = optax.tree.scale(length, found.solution)
         diagnostics = Diagnostics(residual=jnp.sqrt(found.squared), curvature=found.smallest, damping=damping)
-        return Direction(q, point.end.inner, q if warm_start else (), diagnostics)
+        return Direction(q, q if warm_start else (), diagnostics)
 
     return Adjoint(init, solve)
 

@@ -43,6 +43,6 @@ def dense(curvature: Curvature = HESSIAN, limit: int = 4096) -> Adjoint:
         diagnostics = Diagnostics(
             residual=relative(norm(missed), norm(target)), curvature=values[0] + damping, damping=damping
         )
-        return Direction(unravel(q), point.end.inner, (), diagnostics)
+        return Direction(unravel(q), (), diagnostics)
 
     return Adjoint(init, solve)

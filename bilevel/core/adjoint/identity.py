@@ -24,6 +24,6 @@ def identity(step_size: float) -> Adjoint:
     """
 
     def solve(levels: Levels, point: Point, upper_gradient: PyTree, state: PyTree) -> Direction:
-        return Direction(optax.tree.scale(step_size, upper_gradient), at=point.last.inner)
+        return Direction(optax.tree.scale(step_size, upper_gradient))
 
-    return Adjoint(lambda levels, inner: (), solve)
+    return Adjoint(lambda levels, inner: (), solve, at="last")

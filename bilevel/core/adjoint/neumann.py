@@ -71,6 +71,6 @@ def neumann(
         diagnostics = Diagnostics(
             residual=relative(norm(residual), norm(upper_gradient)), curvature=jnp.min(bent), damping=damping
         )
-        return Direction(q, point.end.inner, q if warm_start else (), diagnostics)
+        return Direction(q, q if warm_start else (), diagnostics)
 
     return Adjoint(init, solve)

@@ -62,7 +62,7 @@ def nystrom(rank: int = 10, curvature: Curvature = DAMPED_HESSIAN) -> Adjoint:
         diagnostics = Diagnostics(
             residual=relative(norm(missed), norm(target)), curvature=smallest + damping, damping=damping
         )
-        return Direction(q, point.end.inner, (), diagnostics)
+        return Direction(q, (), diagnostics)
 
     return Adjoint(init, solve)
 

@@ -45,6 +45,6 @@ def optimizer_aware() -> Adjoint:
 
         _, pull_back = jax.vjp(inner_after, point.gradient)
         q = optax.tree.scale(-1.0, pull_back(upper_gradient)[0])
-        return Direction(q, at=point.last.inner)
+        return Direction(q)
 
-    return Adjoint(init, solve)
+    return Adjoint(init, solve, at="last")

@@ -12,7 +12,9 @@ from bilevel.core.hypergradient import Adjoint, Hypergradient, implicit
 
 
 def _curvature(settings: EstimatorSettings) -> Curvature:
-    return Curvature(settings.curvature, settings.damping, settings.relative_damping, reuse=settings.reuse)
+    return Curvature(
+        settings.curvature, settings.damping, settings.relative_damping, reuse=bool(settings.reuse)
+    )
 
 
 def _conjugate_gradient(settings: EstimatorSettings) -> Adjoint:
@@ -28,7 +30,7 @@ def _neumann(settings: EstimatorSettings) -> Adjoint:
 def _nystrom(settings: EstimatorSettings) -> Adjoint:
     undamped = settings.damping == 0 and settings.relative_damping == 0
     relative = 1e-2 if undamped else settings.relative_damping
-    curvature = Curvature(settings.curvature, settings.damping, relative, reuse=settings.reuse)
+    curvature = Curvature(settings.curvature, settings.damping, relative, reuse=bool(settings.reuse))
     return nystrom(settings.rank, curvature)
 
 

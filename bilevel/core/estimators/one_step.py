@@ -9,11 +9,15 @@ from bilevel.core.hypergradient import Hypergradient, implicit
 
 
 def _identity(settings: EstimatorSettings) -> Hypergradient:
-    return implicit(identity(1.0 if settings.step_size is None else settings.step_size))
+    return implicit(identity(1.0 if settings.step_size is None else settings.step_size), _reuse(settings))
 
 
 def _optimizer_aware(settings: EstimatorSettings) -> Hypergradient:
-    return implicit(optimizer_aware())
+    return implicit(optimizer_aware(), _reuse(settings))
+
+
+def _reuse(settings: EstimatorSettings) -> bool:
+    return settings.reuse is not False
 
 
 ONE_STEP = (

@@ -38,7 +38,9 @@ class EstimatorSettings:
         relative_damping: the same, as a share of the largest eigenvalue; `nystrom` takes 0.01 where neither is given.
         rank: sketched directions of `nystrom`.
         warm_start: whether `conjugate_gradient` and `neumann` begin at the last step's direction.
-        reuse: whether to linearise once a solve: faster, at 2 to 2.7 times the memory.
+        reuse: whether to linearise once. Solves of a linear system are then faster, at 2 to 2.7 times the memory, and
+            keep to less memory by default; `identity` and `optimizer_aware` share the lower step's forward pass, and do
+            so by default.
         step_size: of the step that `identity` differentiates through, None for 1; of the steps of `neumann`, `amigo`
             and `soba` on the linear system, None for 1 / (estimate of the largest eigenvalue).
         mode: how `unroll` differentiates: all modes agree; `forward` for few outer variables over many steps.
@@ -57,7 +59,7 @@ class EstimatorSettings:
     relative_damping: float = 0.0
     rank: int = 10
     warm_start: bool = False
-    reuse: bool = False
+    reuse: bool | None = None
     step_size: float | None = None
     mode: Literal["mixed", "reverse", "forward"] = "mixed"
     last_steps: int | None = None

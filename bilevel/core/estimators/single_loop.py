@@ -20,7 +20,9 @@ def _soba(given: Ingredients) -> Solver:
 
 
 def _curvature(settings: EstimatorSettings) -> Curvature:
-    return Curvature(settings.curvature, settings.damping, settings.relative_damping, reuse=settings.reuse)
+    return Curvature(
+        settings.curvature, settings.damping, settings.relative_damping, reuse=bool(settings.reuse)
+    )
 
 
 def _amigo(given: Ingredients) -> Solver:

@@ -74,6 +74,7 @@ def alternating(
             lower_batches,
             hypergradient.looks_back,
             keeps_steps=estimates and hypergradient.keeps_steps,
+            keeps_pass=estimates and hypergradient.keeps_pass,
         )
         finite = all_finite((taken.passed.loss, taken.end.inner))
         new = state.replace(inner=taken.end, memory=taken.memory, key=key)
@@ -91,6 +92,7 @@ def alternating(
                 upper_batches=upper_batches,
                 key=step_key,
                 look_back=taken.look_back,
+                cross_signal=taken.cross_signal,
             )
             estimate = hypergradient.estimate(levels, point, state.extra)
             upper, diagnostics = estimate.upper, estimate.diagnostics

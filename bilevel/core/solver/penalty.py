@@ -88,8 +88,7 @@ def penalty(
         outer_variables = state.outer.inner
 
         def lower_step(state: SolverState, batches: Batch) -> tuple[SolverState, tuple]:
-            weighed = level.weigh(outer_variables, state.memory, state.inner.inner, batches)
-            passed = level.gradient(outer_variables, weighed.weights, state.inner.inner, batches)
+            weighed, passed, _ = level.visit(outer_variables, state.memory, state.inner.inner, batches)
             upper, (upper_outer, upper_gradient) = mean_value_and_gradient(
                 problem.upper, (outer_variables, state.inner.inner), upper_batches
             )

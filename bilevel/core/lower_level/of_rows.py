@@ -1,0 +1,192 @@
+"""The lower level of a row problem: a weighted mean of row losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from bilevel.core.accumulate import divide, over_micro_batches
+from bilevel.core.losses import Mean, Reduction, RowLosses
+from bilevel.core.lower_level.operations import LinearisedPass, LowerLevel, LowerPass, Visit, Weighed
+from bilevel.core.problem import Batch, OutputLoss, RowProblem
+from bilevel.core.tree import PyTree
+
+
+def of_rows(problem: RowProblem) -> LowerLevel:
+    """Returns the operations of a row problem's lower level."""
+    weighting, reduction = problem.weighting, problem.reduction
+    once = problem.first_order or problem.row_losses
+
+    def weigh(
+        outer: PyTree, memory: PyTree, inner: PyTree, batches: Batch, losses: RowLosses | None = None
+    ) -> Weighed:
+        if losses is None and weighting.needs_losses:
+            losses = row_losses(problem, inner, batches)
+        weights, transposed = jax.vjp(
+            lambda outer: weighting.weights(outer, memory, batches, jax.lax.stop_gradient(losses)), outer
+        )
+
+        def pull_back(signal: Float[Array, "micro rows"]) -> PyTree:
+            return transposed(signal.astype(weights.dtype))[0]
+
+        def with_penalty(gradient: PyTree) -> PyTree:
+            if problem.outer_penalty is None:
+                return gradient
+            return optax.tree.add(gradient, jax.grad(problem.outer_penalty)(outer, memory, batches))
+
+        return Weighed(weights, losses, pull_back, with_penalty)
+
+    def gradient(
+        outer: PyTree,
+        weights: Float[Array, "micro rows"],
+        inner: PyTree,
+        batches: Batch,
+        twice: bool = False,
+    ) -> LowerPass:
+        def one(batch: Batch, weights: Float[Array, " rows"]) -> tuple[tuple[Mean, PyTree], RowLosses]:
+            near = rows_near(problem.row_losses if twice else once, inner, batch, reduction)
+            return (near.losses.weighted(weights, reduction), near.pull_back(weights)), near.losses
+
+        (loss, gradient), losses = over_micro_batches(one, batches, weights)
+        return LowerPass(loss, divide(gradient, loss.count), _per_row(losses, reduction, loss.count), losses)
+
+    def visit(outer: PyTree, memory: PyTree, inner: PyTree, batches: Batch, keep: bool = False) -> Visit:
+        pieces = jax.tree.leaves(batches)[0].shape[0]
+        if pieces > 1:  # of a micro-batch nothing is held while the next one runs
+            weighed = weigh(outer, memory, inner, batches)
+            return Visit(weighed, gradient(outer, weighed.weights, inner, batches))
+        only = jax.tree.map(lambda x: x[0], batches)
+        near = rows_near(once, inner, only, reduction, keep and once is problem.row_losses)
+        losses = jax.tree.map(lambda x: x[None], near.losses)
+        # Losses are there before weights and gradient: weightings that read them need no forward pass of their own.
+        weighed = weigh(outer, memory, inner, batches, losses if weighting.needs_losses else None)
+        loss = near.losses.weighted(weighed.weights[0], reduction)
+        slope = divide(near.pull_back(weighed.weights[0]), loss.count)
+        passed = LowerPass(loss, slope, _per_row(losses, reduction, loss.count), losses)
+        push_forward = near.push_forward
+        if push_forward is None:
+            return Visit(weighed, passed)
+        return Visit(weighed, passed, lambda q: push_forward(q)[None] / jnp.maximum(loss.count, 1))
+
+    def cross_signal(
+        outer: PyTree, weights: Float[Array, "micro rows"], inner: PyTree, batches: Batch, direction: PyTree
+    ) -> Float[Array, "micro rows"]:
+        scores, losses = row_scores(problem, inner, batches, direction)
+        return scores / jnp.maximum(losses.denominator(reduction), 1)
+
+    def linearised_gradient(
+        outer: PyTree, weights: Float[Array, "micro rows"], inner: PyTree, batches: Batch, direction: PyTree
+    ) -> LinearisedPass:
+        def one(
+            batch: Batch, weights: Float[Array, " rows"]
+        ) -> tuple[tuple[Mean, PyTree, PyTree], tuple[RowLosses, Array]]:
+            def gradient_and_contributions(inner: PyTree) -> tuple[tuple[PyTree, Array], tuple]:
+                near = rows_near(problem.row_losses, inner, batch, reduction)
+                gradient, contributions = near.pull_back(weights), near.losses.contributions(reduction)
+                return (gradient, contributions), (near.losses.weighted(weights, reduction), near.losses)
+
+            tangent = optax.tree.cast_like(direction, inner)
+            (gradient, _), (product, scores), (mean, losses) = jax.jvp(
+                gradient_and_contributions, (inner,), (tangent,), has_aux=True
+            )
+            return (mean, gradient, product), (losses, scores)
+
+        (loss, gradient, product), (losses, scores) = over_micro_batches(one, batches, weights)
+        signal = _per_row(losses, reduction, loss.count)
+        return LinearisedPass(
+            LowerPass(loss, divide(gradient, loss.count), signal, losses),
+            divide(product, loss.count),
+            scores / jnp.maximum(loss.count, 1),
+        )
+
+    def loss(outer: PyTree, weights: Float[Array, " rows"], inner: PyTree, batch: Batch) -> Mean:
+        return problem.row_losses(inner, batch).weighted(weights, reduction)
+
+    level = LowerLevel(visit, weigh, gradient, cross_signal, linearised_gradient, weighting.update, loss)
+    if not isinstance(problem.row_losses, OutputLoss):
+        return level
+    split = problem.row_losses
+
+    def loss_of_outputs(outer: PyTree, weights: Float[Array, " rows"], outputs: PyTree, batch: Batch) -> Mean:
+        return split.loss(outputs, batch).weighted(weights, reduction)
+
+    return level._replace(outputs=split.outputs, loss_of_outputs=loss_of_outputs)
+
+
+def _per_row(losses: RowLosses, reduction: Reduction, count: Array) -> Float[Array, "micro rows"]:
+    """The derivative of the lower loss with respect to each row's weight."""
+    return losses.contributions(reduction) / jnp.maximum(count, 1)
+
+
+def row_losses(problem: RowProblem, inner: PyTree, batches: Batch) -> RowLosses:
+    """Returns the losses of all rows, [micro, rows], by forward passes alone."""
+    losses_of = problem.first_order or problem.row_losses
+    return over_micro_batches(lambda batch: ((), losses_of(inner, batch)), batches)[1]
+
+
+def row_scores(
+    problem: RowProblem, inner: PyTree, batches: Batch, direction: PyTree
+) -> tuple[Float[Array, "micro rows"], RowLosses]:
+    """Returns < grad contribution_i, direction > of all rows by one forward-mode pass, and the row losses.
+
+    One jvp costs what a gradient costs in FLOPs, holds no tape, and is exact in bf16, where finite differences of
+    the losses are off by 2% to 400%.
+    """
+
+    def one(batch: Batch) -> tuple[tuple[()], tuple[Array, RowLosses]]:
+        def contributions(inner: PyTree) -> tuple[Array, RowLosses]:
+            losses = problem.row_losses(inner, batch)
+            return losses.contributions(problem.reduction), losses
+
+        _, scores, losses = jax.jvp(
+            contributions, (inner,), (optax.tree.cast_like(direction, inner),), has_aux=True
+        )
+        return (), (scores, losses)
+
+    return over_micro_batches(one, batches)[1]
+
+
+class RowsNear(NamedTuple):
+    """One micro-batch's rows as a function of the inner variables, to first order.
+
+    Attributes:
+        losses: the row losses at the point.
+        pull_back: from row weights to the gradient of the weighted sum of the rows' contributions.
+        push_forward: from a direction to < grad contribution_i, direction >, without another forward pass; None
+            unless it was asked for.
+    """
+
+    losses: RowLosses
+    pull_back: Callable[[Float[Array, " rows"]], PyTree]
+    push_forward: Callable[[PyTree], Float[Array, " rows"]] | None
+
+
+def rows_near(
+    losses_of: Callable[[PyTree, Batch], RowLosses],
+    inner: PyTree,
+    batch: Batch,
+    reduction: Reduction,
+    forward: bool = False,
+) -> RowsNear:
+    """Runs the rows forward once, for a gradient and, if wanted, for derivatives along directions."""
+
+    def contributions(inner: PyTree) -> tuple[Float[Array, " rows"], RowLosses]:
+        losses = losses_of(inner, batch)
+        return losses.contributions(reduction), losses
+
+    if not forward:
+        values, transposed, losses = jax.vjp(contributions, inner, has_aux=True)
+        push_forward = None
+    else:
+        values, tangents, losses = jax.linearize(contributions, inner, has_aux=True)
+        transposed = jax.linear_transpose(tangents, inner)
+
+        def push_forward(direction: PyTree) -> Float[Array, " rows"]:
+            return tangents(optax.tree.cast_like(direction, inner))
+
+    return RowsNear(losses, lambda weights: transposed(weights.astype(values.dtype))[0], push_forward)
