@@ -16,6 +16,7 @@ import numpy as np
 from bilevel.core.estimators import EstimatorName, EstimatorSettings
 from bilevel.errors import InputError
 from bilevel.methods import (
+    BDSSettings,
     TrainingSettings,
     bds,
     clean_only,
@@ -106,13 +107,13 @@ def _methods(config: DWMAlpaca, inputs: Inputs) -> Methods:
     pool = inputs.sets.encoded["pool"]
     faulty = np.array([bool(row.labels.get("fault")) for row in pool.rows])
 
-    def logits(rate: float, name: EstimatorName) -> Method:
+    def logits(settings: BDSSettings, name: EstimatorName) -> Method:
         return bds(
             inputs.row_losses,
             upper,
             len(pool),
             training,
-            replace(config.bds, rate=rate),
+            settings,
             config.top_share,
             inputs.first_order,
             EstimatorSettings(name),
@@ -126,8 +127,10 @@ def _methods(config: DWMAlpaca, inputs: Inputs) -> Methods:
     methods["shuffled"] = partial(_shuffled, config, inputs)
     for name, changes in _OTHER_NETWORKS.items():
         methods[name] = _dwm(config, inputs, **changes)
-    methods["alignment"] = logits(config.alignment_rate, "optimizer_aware")
-    methods["row_logits"] = logits(config.bds.rate, "penalty_single")
+    # The derivative has no scale of its own to hold against an entropy term, and moves a softmax onto single rows.
+    apart = replace(config.bds, weights="sigmoid", rule="sgd", rate=config.alignment_rate, entropy=0.0)
+    methods["alignment"] = logits(apart, "optimizer_aware")
+    methods["row_logits"] = logits(config.bds, "penalty_single")
     if faulty.any():
         methods["clean_only"] = clean_only(row_losses, upper, training, faulty)
     return methods

@@ -55,8 +55,8 @@ class DWMAlpaca:
     lora: LoraOptions = field(default_factory=LoraOptions)
     training: Annotated[TrainingSettings, tyro.conf.OmitArgPrefixes] = field(default_factory=TrainingSettings)
     dwm: DWMSettings = field(default_factory=DWMSettings)
-    alignment_rate: float = 1.0
-    """Of the exponentiated rule that moves row logits by the alignment itself."""
+    alignment_rate: float = 15.0
+    """Of gradient descent on the logits of independent sigmoids, a row each, by the alignment itself."""
     bds: BDSSettings = field(default_factory=BDSSettings)
     """Of the row logits that DWM is compared with."""
 

@@ -79,10 +79,15 @@ PRESETS = {
             learning_rate=8e-3,
             weight_decay=0.1,
         ),
+        # A wider network tells single documents apart, which costs more of them than their faults cost.
         dwm=DWMSettings(
-            encoder=EncoderSettings(width=32, heads=4, mlp_width=64),
-            hypergradient_steps=200,
-            learning_rate=3e-3,
+            network="tokens_and_loss",
+            encoder=EncoderSettings(width=4, heads=1, mlp_width=4),
+            signal="relative",
+            lower_steps="committed",
+            hypergradient_steps=150,
+            learning_rate=1e-3,
+            weight_decay=1.0,
         ),
     ),
 }
