@@ -196,18 +196,18 @@ def whole_steps(start: Iterate) -> list[Program]:
     other = jax.tree.map(lambda x: 1.01 * x, start.inner)
     programs.append(Program("the penalty's three gradient passes", passes, (start.inner, other)))
     names: tuple[EstimatorName, ...] = ("penalty", "penalty_single", "soba", "value_gap", "optimizer_aware")
-    for name in names:
-        solver = make_solver(EstimatorSettings(name), problem, OPTIMIZER, optax.sgd(0.1))
+    steps = [(f"{name}, a step", EstimatorSettings(name), problem) for name in names]
+    for shares, reuse in (("forward pass shared", True), ("nothing shared", False)):
+        aware = EstimatorSettings("optimizer_aware", reuse=reuse)
+        steps.append((f"the last, layers kept, {shares}", aware, levels("none")[0]))
+    for title, settings, solved in steps:
+        solver = make_solver(settings, solved, OPTIMIZER, optax.sgd(0.1))
         state = solver.init(jax.random.key(0), start.inner)
         state = state.replace(inner=start)
-        if name == "penalty":
+        if settings.name == "penalty":
             state = state.replace(extra=Iterate(other, start.optimizer))
         programs.append(
-            Program(
-                f"{name}, a step",
-                lambda state, step=solver.step: step(state, steps_on(1), UPPER)[0],
-                (state,),
-            )
+            Program(title, lambda state, step=solver.step: step(state, steps_on(1), UPPER)[0], (state,))
         )
     return programs
 

@@ -27,7 +27,7 @@ test compares them with those of the present code.
 ## Which one
 
 - **A language model under Adam, one logit a row or a weight network:** `optimizer_aware`. Exact for the step that is
-  taken, no second derivative, the cost of one more gradient and one forward-mode pass.
+  taken, no second derivative, the cost of one more gradient and of two forward passes.
 - **Rows are hard or noisy but useful, and second derivatives are unwelcome:** `penalty`, whose second copy is one more
   adapter under LoRA. `penalty_single` where one copy is all that fits.
 - **The lower level is trained to its optimum** (a head, an adapter on few rows, a convex problem):
@@ -59,9 +59,10 @@ test compares them with those of the present code.
 """
 
 EXPLAINED = """
-Costs are in gradients of one batch; a forward-mode pass (jvp) takes as many operations as three forward passes, a
-gradient three, or four where layers are rematerialised ([measured](costs.md)). *Lower steps* are paid by all alike and
-left out. Memory is what comes on top of parameters, optimizer state and the tape of one gradient.
+Costs are in gradients of one batch; a forward-mode pass (jvp) takes as many operations as three forward passes, or as
+two where it shares one, a gradient three, or four where layers are rematerialised ([measured](costs.md)). *Lower steps*
+are paid by all alike and left out. Memory is what comes on top of parameters, optimizer state and the tape of one
+gradient.
 """
 
 MEASURED = """
