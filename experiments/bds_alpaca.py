@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,6 @@ import numpy as np
 from bilevel.core import RowProblem
 from bilevel.core.estimators import Situation, unsound
 from bilevel.data import arrange_rows
-from bilevel.errors import InputError
 from bilevel.methods import bds, clean_only, direct_mixing, uniform_tuning, validation_only
 from bilevel.methods.baselines import UpperFunction
 from bilevel.methods.bds import upper_share
@@ -33,14 +33,13 @@ from experiments.bds_config import (
     check_weighting,
     presets_for,
 )
+from experiments.checking import read_learned
 from experiments.command import run_command
-from experiments.configuration import read_run
 from experiments.inputs import Inputs, load_inputs, with_packing_notice
 from experiments.options import in_steps
 from experiments.session import Methods, run_methods, standing
 from experiments.trained_network import run_transferred
 from experiments.user_objective import find_objective, upper_objective
-from models.errors import ModelError
 
 NAME = "bds_alpaca"
 _LEAST_SHARE = 1e-3
@@ -54,7 +53,8 @@ def run(config: BDSAlpaca) -> None:
     check_author(config)
     if config.weighting is not None:
         check_weighting(config)
-        run_transferred(NAME, config, PRESETS[config.preset].training, began)
+        load = partial(load_inputs, config.data, config.corpus, seed=config.seed, lora=config.lora)
+        run_transferred(NAME, config, load, PRESETS[config.preset].training, began)
         return
     prepared = _prepare(config)
     # The folder keeps the configuration as it was asked for: epochs of whatever rows it is run on again.
@@ -68,13 +68,7 @@ def to_check(folder: Path) -> CheckableRun:
     Raises:
         InputError: a run that learns no weights, has no checkpoint, whose rows changed, or of another version.
     """
-    config = read_run(folder, NAME, PRESETS)
-    if config.weighting is not None:
-        raise InputError(f"{folder}: weights were given, not learned; check the run that they come from")
-    try:
-        prepared = _prepare(config)
-    except ModelError as error:
-        raise InputError(str(error)) from error
+    config, prepared = read_learned(folder, NAME, PRESETS, _prepare)
     problem, schedule = _bds(prepared)
     state, context = standing(folder, config, prepared.inputs, "bds", schedule, prepared.also)
     point = check_point(schedule, state, context, prepared.config.training.optimizer())

@@ -14,7 +14,6 @@ import jax
 import numpy as np
 
 from bilevel.core.estimators import EstimatorName, EstimatorSettings
-from bilevel.errors import InputError
 from bilevel.methods import (
     BDSSettings,
     TrainingSettings,
@@ -30,15 +29,14 @@ from bilevel.runtime.compilation_cache import enable_compilation_cache
 from bilevel.runtime.devices import AXIS, data_mesh
 from bilevel.runtime.table import Column, align, method_title
 from bilevel.runtime.timing import read_timings
-from bilevel.schedule.checking import CheckableRun, check_point
+from bilevel.schedule.checking import CheckableRun
+from experiments.checking import network_run, read_learned
 from experiments.command import run_command
-from experiments.configuration import read_run
 from experiments.dwm_config import PRESETS, DWMAlpaca
 from experiments.inputs import Inputs, load_inputs, with_packing_notice
 from experiments.options import in_steps
-from experiments.session import Method, Methods, run_methods, standing
+from experiments.session import Method, Methods, run_methods
 from experiments.trained_network import leaving_snapshots, run_transferred, vocabulary
-from models.errors import ModelError
 
 NAME = "dwm_alpaca"
 LEARNED = ("tokens", "one_feature", "alignment", "row_logits")
@@ -56,7 +54,8 @@ def run(config: DWMAlpaca) -> None:
     began = time.monotonic()
     enable_compilation_cache()
     if config.weighting is not None:
-        run_transferred(NAME, config, PRESETS[config.preset].training, began)
+        load = partial(load_inputs, config.data, config.corpus, seed=config.seed, lora=config.lora)
+        run_transferred(NAME, config, load, PRESETS[config.preset].training, began)
         return
     prepared, inputs = _prepare(config)
     # The folder keeps the configuration as it was asked for: epochs of whatever rows it is run on again.
@@ -71,26 +70,9 @@ def to_check(folder: Path) -> CheckableRun:
     Raises:
         InputError: a run that learns no weights, has no checkpoint, whose rows changed, or of another version.
     """
-    config = read_run(folder, NAME, PRESETS)
-    if config.weighting is not None:
-        raise InputError(f"{folder}: weights were given, not learned; check the run that they come from")
-    try:
-        prepared, inputs = _prepare(config)
-    except ModelError as error:
-        raise InputError(str(error)) from error
-    _, schedule = _main(prepared, inputs)
-    state, context = standing(folder, config, inputs, "dwm", schedule)
-    if config.dwm.signal != "exact":
-        print(
-            f"note: the network learns from the signal {config.dwm.signal}, which is no gradient of the trusted loss; "
-            "the derivative that the signal is made of is checked",
-            file=sys.stderr,
-        )
-    problem, _ = _dwm(prepared, inputs, signal="exact")
-    point = check_point(schedule, state, context, prepared.training.optimizer())
-    if config.dwm.hypergradient == "unroll":
-        return CheckableRun(problem, point, EstimatorSettings("unroll"), state.step, config.dwm.unroll_steps)
-    return CheckableRun(problem, point, EstimatorSettings("optimizer_aware"), state.step)
+    config, (prepared, inputs) = read_learned(folder, NAME, PRESETS, _prepare)
+    schedule, exact = _main(prepared, inputs)[1], _dwm(prepared, inputs, signal="exact")[0]
+    return network_run(folder, config, prepared, inputs, schedule, exact)
 
 
 def _prepare(config: DWMAlpaca) -> tuple[DWMAlpaca, Inputs]:

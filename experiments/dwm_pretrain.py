@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,13 +23,15 @@ from bilevel.runtime.devices import AXIS, data_mesh
 from bilevel.runtime.table import Column, align
 from bilevel.runtime.weights import FILE as WEIGHTS
 from bilevel.runtime.weights import read_weights
+from bilevel.schedule.checking import CheckableRun
+from experiments.checking import network_run, read_learned
 from experiments.command import run_command
 from experiments.inputs import Inputs, with_packing_notice
 from experiments.options import in_steps
 from experiments.pretrain_config import PRESETS, DWMPretrain
 from experiments.session import Method, Methods, run_methods
 from experiments.text_inputs import load_text_inputs
-from experiments.trained_network import leaving_snapshots, vocabulary
+from experiments.trained_network import leaving_snapshots, run_transferred, vocabulary
 
 NAME = "dwm_pretrain"
 
@@ -37,14 +40,32 @@ def run(config: DWMPretrain) -> None:
     """Runs the experiment and leaves its run folder."""
     began = time.monotonic()
     enable_compilation_cache()
+    if config.weighting is not None:
+        load = partial(load_text_inputs, config.data, config.corpus, seed=config.seed)
+        folder, inputs = run_transferred(NAME, config, load, PRESETS[config.preset].training, began)
+    else:
+        prepared, inputs = _prepare(config)
+        # The folder keeps the configuration as it was asked for: epochs of whatever text it is run on again.
+        folder = run_methods(NAME, config, inputs, _methods(prepared, inputs), main="dwm", began=began)
+    print(_sources(folder, inputs.sets.encoded["pool"]))
+
+
+def to_check(folder: Path) -> CheckableRun:
+    """Returns what `python -m bilevel.check` needs of a run: problem, state and estimator.
+
+    Raises:
+        InputError: a run that learns no weights, has no checkpoint, whose text changed, or of another version.
+    """
+    config, (prepared, inputs) = read_learned(folder, NAME, PRESETS, _prepare)
+    schedule, exact = _main(prepared, inputs)[1], _dwm(prepared, inputs, signal="exact")[0]
+    return network_run(folder, config, prepared, inputs, schedule, exact)
+
+
+def _prepare(config: DWMPretrain) -> tuple[DWMPretrain, Inputs]:
+    """The configuration with its training in steps, and what it stands for."""
     inputs = load_text_inputs(config.data, config.corpus, config.model, config.seed)
-    pool = inputs.sets.encoded["pool"]
-    # The folder keeps the configuration as it was asked for: epochs of whatever text it is run on again.
-    training = in_steps(config.training, PRESETS[config.preset].training, len(pool))
-    inputs = with_packing_notice(inputs, training.plan, config.seed)
-    methods = _methods(replace(config, training=training), inputs)
-    folder = run_methods(NAME, config, inputs, methods, main="dwm", began=began)
-    print(_sources(folder, pool))
+    training = in_steps(config.training, PRESETS[config.preset].training, len(inputs.sets.encoded["pool"]))
+    return replace(config, training=training), with_packing_notice(inputs, training.plan, config.seed)
 
 
 def _methods(config: DWMPretrain, inputs: Inputs) -> Methods:
@@ -52,7 +73,7 @@ def _methods(config: DWMPretrain, inputs: Inputs) -> Methods:
     row_losses, training = inputs.first_order, config.training
     upper = mean_loss(row_losses)
     faulty = np.array([bool(row.labels.get("fault")) for row in inputs.sets.encoded["pool"].rows])
-    methods: dict[str, Method | Callable[[np.ndarray], Method]] = {"dwm": _dwm(config, inputs)}
+    methods: dict[str, Method | Callable[[np.ndarray], Method]] = {"dwm": _main(config, inputs)}
     if config.baselines == "none":
         return methods
     methods["uniform"] = uniform_tuning(row_losses, upper, training)
@@ -64,17 +85,8 @@ def _methods(config: DWMPretrain, inputs: Inputs) -> Methods:
     return methods
 
 
-def _dwm(config: DWMPretrain, inputs: Inputs) -> Method:
-    problem, schedule = dwm(
-        inputs.row_losses,
-        mean_loss(inputs.first_order),
-        vocabulary(inputs.tokenizer),
-        config.training,
-        config.dwm,
-        config.top_share,
-        inputs.first_order,
-        data_mesh().shape[AXIS],
-    )
+def _main(config: DWMPretrain, inputs: Inputs) -> Method:
+    problem, schedule = _dwm(config, inputs)
     if config.population > 1:
         schedule = taught_by_population(schedule, config.population, config.reset_every)
     return leaving_snapshots(
@@ -88,6 +100,19 @@ def _dwm(config: DWMPretrain, inputs: Inputs) -> Method:
         train=config.data.train,
         valid=config.data.valid,
         seed=config.seed,
+    )
+
+
+def _dwm(config: DWMPretrain, inputs: Inputs, **changes: Any) -> Method:
+    return dwm(
+        inputs.row_losses,
+        mean_loss(inputs.first_order),
+        vocabulary(inputs.tokenizer),
+        config.training,
+        replace(config.dwm, **changes),
+        config.top_share,
+        inputs.first_order,
+        data_mesh().shape[AXIS],
     )
 
 
@@ -111,15 +136,15 @@ def _sources(folder: Path, pool: EncodedRows) -> str:
     stages = sorted(
         (name for name in columns if name.startswith("weight_")),
         key=lambda name: int(name.rpartition("_")[2]),
-    )
+    ) or ["weight"]
     sources = np.array([source_of(row) for row in pool.rows], dtype=object)
     lines = []
     for name in sorted(set(sources)):
         own = sources == name
         means = [columns[stage][own].mean() / columns[stage].mean() for stage in stages]
         lines.append((name, str(own.sum()), *(f"{mean:.3f}" for mean in means)))
-    headings = [Column("rows", "rows"), *(Column(stage, f"weight, stage {stage[7:]}") for stage in stages)]
-    return align(("source",), headings, lines)
+    headings = [Column(stage, stage.replace("_", ", stage ")) for stage in stages]
+    return align(("source",), [Column("rows", "rows"), *headings], lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -35,6 +36,9 @@ class DWMPretrain:
         seed: Of the text corpus, the halves of --valid, the random model, the network and the order of documents.
         baselines: Whether to train what DWM must be compared with, too.
         top_share: Share of the documents that selected.jsonl keeps, the heaviest.
+        weighting: A network that a run of DWM on plain text has trained, to weight these documents by: the run's folder
+            (the snapshot of each of its stages serves for as large a share of the steps), RUN/last, or a snapshot's own
+            folder. It stays frozen: nothing is learned about documents.
         population: Inner models that teach the network, as in DataRater: 1 is the run's own model; more are trained
             beside it, each with an Adam of its own on the network's gradient, and their steps are averaged.
         reset_every: Steps of the network after which a model of the population begins anew, one after another; 0 for
@@ -46,6 +50,7 @@ class DWMPretrain:
     seed: int = 0
     baselines: Literal["all", "none"] = "all"
     top_share: float = 0.5
+    weighting: Annotated[Path | None, tyro.conf.arg(metavar="RUN|SNAPSHOT")] = None
     population: int = 1
     reset_every: int = 0
     alarm: float = 0.1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from bilevel.objectives import mean_loss
 from bilevel.runtime.devices import AXIS, data_mesh
 from bilevel.runtime.snapshots import Snapshot, check_tokenizer, read_snapshots
 from bilevel.schedule import Schedule
-from experiments.inputs import Inputs, load_inputs
+from experiments.inputs import Inputs, with_packing_notice
 from experiments.options import ModelOptions, in_steps
 from experiments.session import Methods, run_methods
 
@@ -65,28 +66,37 @@ def leaving_snapshots(
     return problem, watched(problem, schedule, origin, settings.warmup_stages, alarm)
 
 
-def run_transferred(experiment: str, config: Any, default: TrainingSettings, began: float) -> Path:
+def run_transferred(
+    experiment: str,
+    config: Any,
+    load: Callable[[ModelOptions], Inputs],
+    default: TrainingSettings,
+    began: float,
+) -> tuple[Path, Inputs]:
     """Runs training at the weights of a trained network, beside uniform training; nothing is learned about rows.
 
     A run that names neither model nor tokenizer takes the network's own tokenizer.
 
     Args:
         experiment: the experiment's name.
-        config: its configuration, with `weighting` and the fields of instruction-row experiments.
+        config: its configuration, with `weighting`.
+        load: loads rows and model, from what is said of the model.
         default: training settings of the preset, for `in_steps`.
         began: `time.monotonic()` at the run's start.
+
+    Returns:
+        The run folder, and the rows and model that it ran on.
 
     Raises:
         InputError: snapshots that cannot be used, or not with these rows.
     """
     snapshots = read_snapshots(config.weighting)
-    inputs = load_inputs(
-        config.data, config.corpus, _with_tokenizer(config.model, snapshots[-1]), config.seed, config.lora
-    )
+    inputs = load(_with_tokenizer(config.model, snapshots[-1]))
     check_tokenizer(snapshots[0], inputs.tokenizer)
-    _check_rows(snapshots[0], inputs, config)
+    _check_rows(snapshots[0], inputs)
     pool = inputs.sets.encoded["pool"]
     training = in_steps(config.training, default, len(pool))
+    inputs = with_packing_notice(inputs, training.plan, config.seed)
     row_losses = inputs.first_order
     upper = mean_loss(row_losses)
     methods: dict[str, tuple[RowProblem, Schedule]] = {
@@ -100,7 +110,7 @@ def run_transferred(experiment: str, config: Any, default: TrainingSettings, beg
         if faulty.any():
             methods["clean_only"] = clean_only(row_losses, upper, training, faulty)
     chosen: Methods = methods
-    return run_methods(experiment, config, inputs, chosen, main=TRANSFERRED, began=began)
+    return run_methods(experiment, config, inputs, chosen, main=TRANSFERRED, began=began), inputs
 
 
 def _with_tokenizer(model: ModelOptions, snapshot: Snapshot) -> ModelOptions:
@@ -110,12 +120,13 @@ def _with_tokenizer(model: ModelOptions, snapshot: Snapshot) -> ModelOptions:
     return replace(model, tokenizer=snapshot.folder / "tokenizer")
 
 
-def _check_rows(snapshot: Snapshot, inputs: Inputs, config: Any) -> None:
+def _check_rows(snapshot: Snapshot, inputs: Inputs) -> None:
     info = snapshot.info
-    if not info.template:
+    if bool(info.template) != bool(inputs.template):
+        text, rows = "plain text", "instruction rows"
+        its, these, run = (rows, text, "dwm_pretrain") if info.template else (text, rows, "dwm_alpaca")
         raise InputError(
-            f"{snapshot.folder}: its network was trained on plain text, and cannot weight instruction rows; name "
-            "a run of dwm_alpaca"
+            f"{snapshot.folder}: its network was trained on {its}, and cannot weight {these}; name a run of {run}"
         )
     if inputs.template != info.template:
         print(

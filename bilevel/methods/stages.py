@@ -105,7 +105,8 @@ def taught_by_population(schedule: Schedule, members: int, reset_every: int = 0)
             return replace(move, solver=taught)
         if "inner" in move.updates:
             raise InputError(
-                "a population trains its own models: the network's steps must be virtual for the run's model"
+                "a population trains its own models: the network's steps must be virtual for the run's model; add "
+                "--dwm.lower-steps virtual"
             )
         return replace(
             move, solver=taught, plan=replace(move.plan, lower_steps=members * move.plan.lower_steps)

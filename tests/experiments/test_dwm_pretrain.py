@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
+from bilevel.check import main as check_main
 from bilevel.data import read_documents
 from bilevel.runtime.sections import read_sections
 from bilevel.runtime.snapshots import read_snapshots
@@ -30,8 +32,8 @@ SMALL = [
         "none",
     ),
     *("--width", "16", "--layers", "1", "--heads", "2", "--kv-heads", "1", "--mlp-width", "16"),
-    *("--dwm.stages", "2", "--dwm.hypergradient-steps", "2", "--dwm.encoder.width", "8"),
-    *("--dwm.encoder.heads", "2", "--dwm.encoder.mlp-width", "8"),
+    *("--dwm.stages", "2", "--dwm.hypergradient-steps", "2", "--dwm.lower-steps", "virtual"),
+    *("--dwm.encoder.width", "8", "--dwm.encoder.heads", "2", "--dwm.encoder.mlp-width", "8"),
 ]
 CORPUS = ["--corpus.rows", "48", "--corpus.valid", "16", "--corpus.test", "16"]
 
@@ -91,6 +93,38 @@ def test_snapshots_of_text_know_that_they_read_text(embedded):
     first, second = read_snapshots(embedded)
     assert (first.info.template, second.info.batch_rows) == ("", 16)
     assert second.info.trained_on["experiment"] == "dwm_pretrain"
+
+
+def test_it_weights_another_model_on_text_it_never_saw(embedded, tmp_path, capsys):
+    flags = [*SMALL, *CORPUS, "--width", "32", "--seed", "5", "--weighting", str(embedded)]
+    assert main([*flags, "--run-dir", "wide"]) == 0
+    summary = json.loads((tmp_path / "wide/summary.json").read_text())
+    assert list(summary["methods"]) == ["transferred"]
+    assert read_folder(tmp_path / "wide/model")[0].width == 32
+    assert np.ptp(read_weights(tmp_path / "wide/weights.parquet")["weight"]) > 0
+    table = capsys.readouterr().out
+    assert "boilerplate" in table
+
+
+def test_a_network_that_read_instruction_rows_is_refused(embedded, tmp_path, capsys):
+    copy = tmp_path / "rows"
+    shutil.copytree(embedded / "snapshots/stage-2", copy)
+    raw = json.loads((copy / "snapshot.json").read_text())
+    (copy / "snapshot.json").write_text(json.dumps(raw | {"template": "plain"}))
+    assert main([*SMALL, *CORPUS, "--weighting", str(copy)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "trained on instruction rows, and cannot weight plain text; name a run of dwm_pretrain" in error
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_a_run_is_checked_where_it_stands(embedded, capsys):
+    assert check_main([str(embedded), "--directions", "2", "--horizon", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "optimizer_aware, against the next step" in said
+    # At the end of so short a run the learning rate is near 0, and float32 rounds most of a difference away.
+    assert "Accurate" in said or "Right direction" in said
 
 
 STORIES = "\n<|endoftext|>\n".join(
