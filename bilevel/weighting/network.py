@@ -31,6 +31,8 @@ LossForm = Literal["none", "absolute", "relative"]
 _LEAST_LOSS = 0.02
 """Nats a token: below it a row counts as learned, and its derivative is not magnified further."""
 
+_MOST_DEVIATIONS = 3.0
+
 _LARGEST_TARGET = 1.0
 """Deviations at which targets are cut: derivatives have heavy tails, and a row counts by its sign above all."""
 
@@ -171,7 +173,8 @@ def relative_losses(
     """Losses as deviations from their mean, (l_i - mean) / standard deviation, over the rows that compete.
 
     What a loss of 2 nats says changes as the model learns, and from one model to the next; that a row's loss is two
-    deviations above those of its batch says the same throughout. Filler rows do not count.
+    deviations above those of its batch says the same throughout. Cut at 3 deviations: a pool as one batch has outliers
+    that no batch of training can show, and scores would run straight on for them. Filler rows do not count.
 
     Args:
         losses: mean token losses.
@@ -181,7 +184,8 @@ def relative_losses(
     along = tuple(range(losses.ndim)) if axes is None else axes
     centred = jnp.where(real, losses - _mean(losses, real, along), 0.0)
     variance = _mean(centred**2, real, along)
-    return centred / jnp.sqrt(jnp.maximum(variance, jnp.finfo(losses.dtype).eps ** 2))
+    deviations = centred / jnp.sqrt(jnp.maximum(variance, jnp.finfo(losses.dtype).eps ** 2))
+    return jnp.clip(deviations, -_MOST_DEVIATIONS, _MOST_DEVIATIONS)
 
 
 def _groups(

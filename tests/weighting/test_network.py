@@ -24,6 +24,7 @@ from bilevel.weighting import (
     row_logits,
     signal_scorer,
 )
+from bilevel.weighting.network import relative_losses
 
 VOCABULARY, ROWS, LENGTH = 11, 8, 8
 SMALL = EncoderSettings(width=8, layers=1, heads=2, mlp_width=8)
@@ -239,6 +240,13 @@ def test_relative_losses_are_deviations_from_the_rows_that_a_row_competes_with(s
     moved_piece = RowLosses(losses.total.at[1].add(5.0 * losses.count[1]), losses.count)
     same = np.allclose(weighting.weights(parameters, (), batch, moved_piece), plain, rtol=1e-3)
     assert same == (scope == "micro")
+
+
+def test_a_loss_far_from_all_others_counts_as_three_deviations():
+    losses = jnp.zeros((1, 200)).at[0, 7].set(50.0)
+    found = relative_losses(losses, jnp.ones((1, 200), bool))
+    assert float(found[0, 7]) == 3.0
+    np.testing.assert_allclose(np.delete(np.asarray(found[0]), 7), -(199**-0.5), rtol=1e-4)
 
 
 def test_scorers_that_read_losses_in_two_forms_do_not_add():
