@@ -7,13 +7,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bilevel.core import EstimatorSettings, RowProblem
+from bilevel.core import EstimatorSettings
 from bilevel.errors import InputError
-from bilevel.schedule import Schedule
 from bilevel.schedule.checking import CheckableRun, check_point
 from experiments.configuration import read_run
 from experiments.inputs import Inputs
-from experiments.session import standing
+from experiments.session import Method, standing
 from models.errors import ModelError
 
 Prepared = TypeVar("Prepared")
@@ -43,21 +42,28 @@ def read_learned(
 
 
 def network_run(
-    folder: Path, config: Any, prepared: Any, inputs: Inputs, schedule: Schedule, exact: RowProblem
+    folder: Path,
+    experiment: str,
+    presets: Mapping[str, Any],
+    prepare: Callable[[Any], tuple[Any, Inputs]],
+    main: Callable[[Any, Inputs], Method],
+    dwm: Callable[..., Method],
 ) -> CheckableRun:
     """Returns a run of DWM at its newest checkpoint.
 
     Args:
         folder: the run folder.
-        config: its configuration as it was asked for.
-        prepared: the same with its training in steps.
-        inputs: rows, tokenizer and model.
-        schedule: its moves.
-        exact: its problem under the signal `exact`.
+        experiment: the experiment's name.
+        presets: its presets.
+        prepare: from a configuration to the same with its training in steps, and the inputs.
+        main: from these two to what ran.
+        dwm: likewise to the method alone; takes changes of its settings.
 
     Raises:
-        InputError: there is no checkpoint, none of this version, or rows or model changed since the run began.
+        InputError: a run that learns no weights, has no checkpoint, whose rows changed, or of another version.
     """
+    config, (prepared, inputs) = read_learned(folder, experiment, presets, prepare)
+    _, schedule = main(prepared, inputs)
     state, context = standing(folder, config, inputs, "dwm", schedule)
     if config.dwm.signal != "exact":
         print(
@@ -65,6 +71,7 @@ def network_run(
             "the derivative that the signal is made of is checked",
             file=sys.stderr,
         )
+    exact, _ = dwm(prepared, inputs, signal="exact")
     point = check_point(schedule, state, context, prepared.training.optimizer())
     if config.dwm.hypergradient == "unroll":
         return CheckableRun(exact, point, EstimatorSettings("unroll"), state.step, config.dwm.unroll_steps)

@@ -30,7 +30,7 @@ from bilevel.runtime.devices import AXIS, data_mesh
 from bilevel.runtime.table import Column, align, method_title
 from bilevel.runtime.timing import read_timings
 from bilevel.schedule.checking import CheckableRun
-from experiments.checking import network_run, read_learned
+from experiments.checking import network_run
 from experiments.command import run_command
 from experiments.dwm_config import PRESETS, DWMAlpaca
 from experiments.inputs import Inputs, load_inputs, with_packing_notice
@@ -70,9 +70,7 @@ def to_check(folder: Path) -> CheckableRun:
     Raises:
         InputError: a run that learns no weights, has no checkpoint, whose rows changed, or of another version.
     """
-    config, (prepared, inputs) = read_learned(folder, NAME, PRESETS, _prepare)
-    schedule, exact = _main(prepared, inputs)[1], _dwm(prepared, inputs, signal="exact")[0]
-    return network_run(folder, config, prepared, inputs, schedule, exact)
+    return network_run(folder, NAME, PRESETS, _prepare, _main, _dwm)
 
 
 def _prepare(config: DWMAlpaca) -> tuple[DWMAlpaca, Inputs]:

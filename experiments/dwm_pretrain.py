@@ -24,7 +24,7 @@ from bilevel.runtime.table import Column, align
 from bilevel.runtime.weights import FILE as WEIGHTS
 from bilevel.runtime.weights import read_weights
 from bilevel.schedule.checking import CheckableRun
-from experiments.checking import network_run, read_learned
+from experiments.checking import network_run
 from experiments.command import run_command
 from experiments.inputs import Inputs, with_packing_notice
 from experiments.options import in_steps
@@ -56,9 +56,7 @@ def to_check(folder: Path) -> CheckableRun:
     Raises:
         InputError: a run that learns no weights, has no checkpoint, whose text changed, or of another version.
     """
-    config, (prepared, inputs) = read_learned(folder, NAME, PRESETS, _prepare)
-    schedule, exact = _main(prepared, inputs)[1], _dwm(prepared, inputs, signal="exact")[0]
-    return network_run(folder, config, prepared, inputs, schedule, exact)
+    return network_run(folder, NAME, PRESETS, _prepare, _main, _dwm)
 
 
 def _prepare(config: DWMPretrain) -> tuple[DWMPretrain, Inputs]:

@@ -49,7 +49,7 @@ def of_rows(problem: RowProblem) -> LowerLevel:
         twice: bool = False,
     ) -> LowerPass:
         def one(batch: Batch, weights: Float[Array, " rows"]) -> tuple[tuple[Mean, PyTree], RowLosses]:
-            near = rows_near(problem.row_losses if twice else once, inner, batch, reduction)
+            near = _rows_near(problem.row_losses if twice else once, inner, batch, reduction)
             return (near.losses.weighted(weights, reduction), near.pull_back(weights)), near.losses
 
         (loss, gradient), losses = over_micro_batches(one, batches, weights)
@@ -61,7 +61,7 @@ def of_rows(problem: RowProblem) -> LowerLevel:
             weighed = weigh(outer, memory, inner, batches)
             return Visit(weighed, gradient(outer, weighed.weights, inner, batches))
         only = jax.tree.map(lambda x: x[0], batches)
-        near = rows_near(once, inner, only, reduction, keep and once is problem.row_losses)
+        near = _rows_near(once, inner, only, reduction, keep and once is problem.row_losses)
         losses = jax.tree.map(lambda x: x[None], near.losses)
         # Losses are there before weights and gradient: weightings that read them need no forward pass of their own.
         weighed = weigh(outer, memory, inner, batches, losses if weighting.needs_losses else None)
@@ -86,7 +86,7 @@ def of_rows(problem: RowProblem) -> LowerLevel:
             batch: Batch, weights: Float[Array, " rows"]
         ) -> tuple[tuple[Mean, PyTree, PyTree], tuple[RowLosses, Array]]:
             def gradient_and_contributions(inner: PyTree) -> tuple[tuple[PyTree, Array], tuple]:
-                near = rows_near(problem.row_losses, inner, batch, reduction)
+                near = _rows_near(problem.row_losses, inner, batch, reduction)
                 gradient, contributions = near.pull_back(weights), near.losses.contributions(reduction)
                 return (gradient, contributions), (near.losses.weighted(weights, reduction), near.losses)
 
@@ -139,10 +139,7 @@ def row_scores(
     """
 
     def one(batch: Batch) -> tuple[tuple[()], tuple[Array, RowLosses]]:
-        def contributions(inner: PyTree) -> tuple[Array, RowLosses]:
-            losses = problem.row_losses(inner, batch)
-            return losses.contributions(problem.reduction), losses
-
+        contributions = _contributions(problem.row_losses, batch, problem.reduction)
         _, scores, losses = jax.jvp(
             contributions, (inner,), (optax.tree.cast_like(direction, inner),), has_aux=True
         )
@@ -151,7 +148,7 @@ def row_scores(
     return over_micro_batches(one, batches)[1]
 
 
-class RowsNear(NamedTuple):
+class _RowsNear(NamedTuple):
     """One micro-batch's rows as a function of the inner variables, to first order.
 
     Attributes:
@@ -166,19 +163,15 @@ class RowsNear(NamedTuple):
     push_forward: Callable[[PyTree], Float[Array, " rows"]] | None
 
 
-def rows_near(
+def _rows_near(
     losses_of: Callable[[PyTree, Batch], RowLosses],
     inner: PyTree,
     batch: Batch,
     reduction: Reduction,
     forward: bool = False,
-) -> RowsNear:
+) -> _RowsNear:
     """Runs the rows forward once, for a gradient and, if wanted, for derivatives along directions."""
-
-    def contributions(inner: PyTree) -> tuple[Float[Array, " rows"], RowLosses]:
-        losses = losses_of(inner, batch)
-        return losses.contributions(reduction), losses
-
+    contributions = _contributions(losses_of, batch, reduction)
     if not forward:
         values, transposed, losses = jax.vjp(contributions, inner, has_aux=True)
         push_forward = None
@@ -189,4 +182,16 @@ def rows_near(
         def push_forward(direction: PyTree) -> Float[Array, " rows"]:
             return tangents(optax.tree.cast_like(direction, inner))
 
-    return RowsNear(losses, lambda weights: transposed(weights.astype(values.dtype))[0], push_forward)
+    return _RowsNear(losses, lambda weights: transposed(weights.astype(values.dtype))[0], push_forward)
+
+
+def _contributions(
+    losses_of: Callable[[PyTree, Batch], RowLosses], batch: Batch, reduction: Reduction
+) -> Callable[[PyTree], tuple[Float[Array, " rows"], RowLosses]]:
+    """Returns `inner -> (what each row adds to the batch's total, row losses)`."""
+
+    def contributions(inner: PyTree) -> tuple[Float[Array, " rows"], RowLosses]:
+        losses = losses_of(inner, batch)
+        return losses.contributions(reduction), losses
+
+    return contributions
