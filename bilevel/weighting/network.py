@@ -32,6 +32,7 @@ _LEAST_LOSS = 0.02
 """Nats a token: below it a row counts as learned, and its derivative is not magnified further."""
 
 _MOST_DEVIATIONS = 3.0
+"""At which relative losses are cut."""
 
 _LARGEST_TARGET = 1.0
 """Deviations at which targets are cut: derivatives have heavy tails, and a row counts by its sign above all."""
