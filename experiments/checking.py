@@ -13,6 +13,7 @@ from bilevel.schedule.checking import CheckableRun, check_point
 from experiments.configuration import read_run
 from experiments.inputs import Inputs
 from experiments.session import Method, standing
+from experiments.trained_network import network_method
 from models.errors import ModelError
 
 Prepared = TypeVar("Prepared")
@@ -47,7 +48,6 @@ def network_run(
     presets: Mapping[str, Any],
     prepare: Callable[[Any], tuple[Any, Inputs]],
     main: Callable[[Any, Inputs], Method],
-    dwm: Callable[..., Method],
 ) -> CheckableRun:
     """Returns a run of DWM at its newest checkpoint.
 
@@ -57,7 +57,6 @@ def network_run(
         presets: its presets.
         prepare: from a configuration to the same with its training in steps, and the inputs.
         main: from these two to what ran.
-        dwm: likewise to the method alone; takes changes of its settings.
 
     Raises:
         InputError: a run that learns no weights, has no checkpoint, whose rows changed, or of another version.
@@ -71,7 +70,7 @@ def network_run(
             "the derivative that the signal is made of is checked",
             file=sys.stderr,
         )
-    exact, _ = dwm(prepared, inputs, signal="exact")
+    exact, _ = network_method(prepared, inputs, signal="exact")
     point = check_point(schedule, state, context, prepared.training.optimizer())
     if config.dwm.hypergradient == "unroll":
         return CheckableRun(exact, point, EstimatorSettings("unroll"), state.step, config.dwm.unroll_steps)

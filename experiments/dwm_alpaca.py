@@ -19,14 +19,11 @@ from bilevel.methods import (
     TrainingSettings,
     bds,
     clean_only,
-    dwm,
     extra_steps,
-    fixed_weights,
     uniform_tuning,
 )
 from bilevel.objectives import mean_loss
 from bilevel.runtime.compilation_cache import enable_compilation_cache
-from bilevel.runtime.devices import AXIS, data_mesh
 from bilevel.runtime.table import Column, align, method_title
 from bilevel.runtime.timing import read_timings
 from bilevel.schedule.checking import CheckableRun
@@ -36,7 +33,13 @@ from experiments.dwm_config import PRESETS, DWMAlpaca
 from experiments.inputs import Inputs, load_inputs, with_packing_notice
 from experiments.options import in_steps
 from experiments.session import Method, Methods, run_methods
-from experiments.trained_network import leaving_snapshots, run_transferred, vocabulary
+from experiments.trained_network import (
+    leaving_snapshots,
+    network_method,
+    run_transferred,
+    shuffled_weights,
+    vocabulary,
+)
 
 NAME = "dwm_alpaca"
 LEARNED = ("tokens", "one_feature", "alignment", "row_logits")
@@ -70,7 +73,7 @@ def to_check(folder: Path) -> CheckableRun:
     Raises:
         InputError: a run that learns no weights, has no checkpoint, whose rows changed, or of another version.
     """
-    return network_run(folder, NAME, PRESETS, _prepare, _main, _dwm)
+    return network_run(folder, NAME, PRESETS, _prepare, _main)
 
 
 def _prepare(config: DWMAlpaca) -> tuple[DWMAlpaca, Inputs]:
@@ -104,9 +107,9 @@ def _methods(config: DWMAlpaca, inputs: Inputs) -> Methods:
         return methods
     methods["uniform"] = uniform_tuning(row_losses, upper, training)
     methods["uniform_longer"] = uniform_tuning(row_losses, upper, _longer(config, inputs))
-    methods["shuffled"] = partial(_shuffled, config, inputs)
+    methods["shuffled"] = partial(shuffled_weights, config, inputs)
     for name, changes in _OTHER_NETWORKS.items():
-        methods[name] = _dwm(config, inputs, **changes)
+        methods[name] = network_method(config, inputs, **changes)
     # The derivative has no scale of its own to hold against an entropy term, and moves a softmax onto single rows.
     apart = replace(config.bds, weights="sigmoid", rule="sgd", rate=config.alignment_rate, entropy=0.0)
     methods["alignment"] = logits(apart, "optimizer_aware")
@@ -118,7 +121,7 @@ def _methods(config: DWMAlpaca, inputs: Inputs) -> Methods:
 
 def _main(config: DWMAlpaca, inputs: Inputs) -> Method:
     return leaving_snapshots(
-        _dwm(config, inputs),
+        network_method(config, inputs),
         inputs,
         config.dwm,
         inputs.template,
@@ -129,25 +132,6 @@ def _main(config: DWMAlpaca, inputs: Inputs) -> Method:
         valid=config.data.valid,
         seed=config.seed,
     )
-
-
-def _dwm(config: DWMAlpaca, inputs: Inputs, **changes: Any) -> Method:
-    return dwm(
-        inputs.row_losses,
-        mean_loss(inputs.first_order),
-        vocabulary(inputs.tokenizer),
-        config.training,
-        replace(config.dwm, **changes),
-        config.top_share,
-        inputs.first_order,
-        data_mesh().shape[AXIS],
-    )
-
-
-def _shuffled(config: DWMAlpaca, inputs: Inputs, weights: np.ndarray) -> Method:
-    """The same weights on other rows: what their spread alone does, at exactly the same effective sample size."""
-    table = np.random.default_rng(config.seed).permutation(weights)
-    return fixed_weights(inputs.first_order, mean_loss(inputs.first_order), config.training, table)
 
 
 def _longer(config: DWMAlpaca, inputs: Inputs) -> TrainingSettings:

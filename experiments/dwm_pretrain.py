@@ -8,18 +8,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
 from bilevel.data import EncodedRows, source_of
-from bilevel.methods import clean_only, dwm, fixed_weights, uniform_tuning
+from bilevel.methods import clean_only, uniform_tuning
 from bilevel.methods.dwm import extra_steps
 from bilevel.methods.stages import taught_by_population
 from bilevel.objectives import mean_loss
 from bilevel.runtime.compilation_cache import enable_compilation_cache
-from bilevel.runtime.devices import AXIS, data_mesh
 from bilevel.runtime.table import Column, align
 from bilevel.runtime.weights import FILE as WEIGHTS
 from bilevel.runtime.weights import read_weights
@@ -31,7 +29,13 @@ from experiments.options import in_steps
 from experiments.pretrain_config import PRESETS, DWMPretrain
 from experiments.session import Method, Methods, run_methods
 from experiments.text_inputs import load_text_inputs
-from experiments.trained_network import leaving_snapshots, run_transferred, vocabulary
+from experiments.trained_network import (
+    leaving_snapshots,
+    network_method,
+    run_transferred,
+    shuffled_weights,
+    vocabulary,
+)
 
 NAME = "dwm_pretrain"
 
@@ -56,7 +60,7 @@ def to_check(folder: Path) -> CheckableRun:
     Raises:
         InputError: a run that learns no weights, has no checkpoint, whose text changed, or of another version.
     """
-    return network_run(folder, NAME, PRESETS, _prepare, _main, _dwm)
+    return network_run(folder, NAME, PRESETS, _prepare, _main)
 
 
 def _prepare(config: DWMPretrain) -> tuple[DWMPretrain, Inputs]:
@@ -77,14 +81,14 @@ def _methods(config: DWMPretrain, inputs: Inputs) -> Methods:
     methods["uniform"] = uniform_tuning(row_losses, upper, training)
     longer = replace(training, steps=training.steps + _extra_steps(config, inputs))
     methods["uniform_longer"] = uniform_tuning(row_losses, upper, longer)
-    methods["shuffled"] = partial(_shuffled, config, inputs)
+    methods["shuffled"] = partial(shuffled_weights, config, inputs)
     if faulty.any():
         methods["clean_only"] = clean_only(row_losses, upper, training, faulty)
     return methods
 
 
 def _main(config: DWMPretrain, inputs: Inputs) -> Method:
-    problem, schedule = _dwm(config, inputs)
+    problem, schedule = network_method(config, inputs)
     if config.population > 1:
         schedule = taught_by_population(schedule, config.population, config.reset_every)
     return leaving_snapshots(
@@ -101,31 +105,12 @@ def _main(config: DWMPretrain, inputs: Inputs) -> Method:
     )
 
 
-def _dwm(config: DWMPretrain, inputs: Inputs, **changes: Any) -> Method:
-    return dwm(
-        inputs.row_losses,
-        mean_loss(inputs.first_order),
-        vocabulary(inputs.tokenizer),
-        config.training,
-        replace(config.dwm, **changes),
-        config.top_share,
-        inputs.first_order,
-        data_mesh().shape[AXIS],
-    )
-
-
 def _extra_steps(config: DWMPretrain, inputs: Inputs) -> int:
     """Plain steps for the compute of what DWM does beyond training: every member of a population takes its own."""
     model = sum(leaf.size for leaf in jax.tree.leaves(inputs.params))
     learning = replace(config.dwm, hypergradient_steps=config.dwm.hypergradient_steps * config.population)
     fused = inputs.first_order is not inputs.row_losses
     return extra_steps(config.training, learning, vocabulary(inputs.tokenizer), model, fused)
-
-
-def _shuffled(config: DWMPretrain, inputs: Inputs, weights: np.ndarray) -> Method:
-    """The same weights on other documents: what their spread alone does."""
-    table = np.random.default_rng(config.seed).permutation(weights)
-    return fixed_weights(inputs.first_order, mean_loss(inputs.first_order), config.training, table)
 
 
 def _sources(folder: Path, pool: EncodedRows) -> str:

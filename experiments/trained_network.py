@@ -13,7 +13,7 @@ import numpy as np
 from bilevel.core import RowProblem
 from bilevel.data import Tokenizer
 from bilevel.errors import InputError
-from bilevel.methods import TrainingSettings, clean_only, uniform_tuning
+from bilevel.methods import TrainingSettings, clean_only, dwm, fixed_weights, uniform_tuning
 from bilevel.methods.dwm import DWMSettings, describe
 from bilevel.methods.stages import Origin, watched
 from bilevel.methods.transfer import transferred
@@ -23,7 +23,7 @@ from bilevel.runtime.snapshots import Snapshot, check_tokenizer, read_snapshots
 from bilevel.schedule import Schedule
 from experiments.inputs import Inputs, with_packing_notice
 from experiments.options import ModelOptions, in_steps
-from experiments.session import Methods, run_methods
+from experiments.session import Method, Methods, run_methods
 
 TRANSFERRED = "transferred"
 
@@ -31,6 +31,32 @@ TRANSFERRED = "transferred"
 def vocabulary(tokenizer: Tokenizer) -> int:
     """Returns the rows that an embedding of a tokenizer's tokens needs."""
     return max(tokenizer.get_vocab().values()) + 1
+
+
+def network_method(config: Any, inputs: Inputs, **changes: Any) -> Method:
+    """Returns DWM as a run's configuration asks for it.
+
+    Args:
+        config: with `training` in steps, `dwm` and `top_share`.
+        inputs: rows, tokenizer and model.
+        **changes: of the settings of DWM.
+    """
+    return dwm(
+        inputs.row_losses,
+        mean_loss(inputs.first_order),
+        vocabulary(inputs.tokenizer),
+        config.training,
+        replace(config.dwm, **changes),
+        config.top_share,
+        inputs.first_order,
+        data_mesh().shape[AXIS],
+    )
+
+
+def shuffled_weights(config: Any, inputs: Inputs, weights: np.ndarray) -> Method:
+    """The same weights on other rows: what their spread alone does, at exactly the same effective sample size."""
+    table = np.random.default_rng(config.seed).permutation(weights)
+    return fixed_weights(inputs.first_order, mean_loss(inputs.first_order), config.training, table)
 
 
 def leaving_snapshots(
