@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,8 +118,13 @@ def test_a_missing_package_or_account_is_said_before_time_is_spent(
 
 
 def runs(folder: Path) -> list[dict]:
-    """What each offline run wrote, in the order of their starts."""
-    return [read_run(path) for path in sorted(folder.glob("wandb/offline-run-*/run-*.wandb"))]
+    """What each offline run wrote, in the order of their starts; W&B's own process writes, and may lag behind."""
+    last_look = time.monotonic() + 30
+    while True:
+        found = [read_run(path) for path in sorted(folder.glob("wandb/offline-run-*/run-*.wandb"))]
+        if all("exit" in run for run in found) or time.monotonic() > last_look:
+            return found
+        time.sleep(0.1)
 
 
 def read_run(path: Path) -> dict:
