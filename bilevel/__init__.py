@@ -8,7 +8,19 @@ from types import ModuleType
 
 __version__ = "0.1.0"
 
-_SUBPACKAGES = ("core", "data", "errors", "methods", "objectives", "runtime", "schedule", "weighting")
+_SUBPACKAGES = (
+    "core",
+    "data",
+    "errors",
+    "layout",
+    "methods",
+    "objectives",
+    "report",
+    "runs",
+    "schedule",
+    "storage",
+    "weighting",
+)
 
 __all__ = ["__version__", *_SUBPACKAGES]
 

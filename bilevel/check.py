@@ -19,8 +19,8 @@ from pathlib import Path
 from bilevel.core import ESTIMATORS, EstimatorSettings, check_hypergradient
 from bilevel.core.reference import Reference
 from bilevel.errors import InputError
-from bilevel.runtime.compilation_cache import enable_compilation_cache
-from bilevel.runtime.config_file import EXPERIMENT_KEY, FILE, read_raw_config
+from bilevel.runs.compilation_cache import enable_compilation_cache
+from bilevel.runs.config_file import EXPERIMENT_KEY, FILE, read_raw_config
 from bilevel.schedule.checking import CheckableRun
 
 _FAR = 10

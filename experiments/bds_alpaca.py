@@ -21,10 +21,10 @@ from bilevel.methods import bds, clean_only, direct_mixing, uniform_tuning, vali
 from bilevel.methods.baselines import UpperFunction
 from bilevel.methods.bds import upper_share
 from bilevel.objectives import mean_loss
-from bilevel.runtime.compilation_cache import enable_compilation_cache
-from bilevel.runtime.fingerprint import fingerprint_source
+from bilevel.runs.compilation_cache import enable_compilation_cache
 from bilevel.schedule import Schedule
 from bilevel.schedule.checking import CheckableRun, check_point
+from bilevel.storage.fingerprint import fingerprint_source
 from experiments.bds_config import (
     AUTHOR_WARNING,
     PRESETS,

@@ -12,11 +12,11 @@ from types import FrameType
 from typing import TypeVar
 
 from bilevel.errors import InputError
-from bilevel.runtime.disk import is_disk_full
-from bilevel.runtime.stopping import RunEnded
-from bilevel.runtime.timing import Timings
-from bilevel.runtime.wandb_sink import check_wandb
+from bilevel.runs.stopping import RunEnded
+from bilevel.runs.timing import Timings
+from bilevel.runs.wandb_sink import check_wandb
 from bilevel.schedule import NonFiniteError
+from bilevel.storage.disk import is_disk_full
 from experiments.configuration import NothingToRun, parse, run_options
 from models.errors import ModelError
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 
 from bilevel.errors import InputError
-from bilevel.runtime.report import compare, comparison_text, write_comparison
+from bilevel.report import compare, comparison_text, write_comparison
 from experiments.command import run_command
 
 NAME = "compare"

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import tyro
 
 from bilevel.errors import InputError
-from bilevel.runtime.config_file import FILE, plain_config, read_config
+from bilevel.runs.config_file import FILE, plain_config, read_config
 from experiments.run_options import RunOptions
 
 Config = TypeVar("Config")

@@ -23,9 +23,9 @@ from bilevel.methods import (
     uniform_tuning,
 )
 from bilevel.objectives import mean_loss
-from bilevel.runtime.compilation_cache import enable_compilation_cache
-from bilevel.runtime.table import Column, align, method_title
-from bilevel.runtime.timing import read_timings
+from bilevel.report.table import Column, align, method_title
+from bilevel.runs.compilation_cache import enable_compilation_cache
+from bilevel.runs.timing import read_timings
 from bilevel.schedule.checking import CheckableRun
 from experiments.checking import network_run
 from experiments.command import run_command

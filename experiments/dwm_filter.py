@@ -33,15 +33,15 @@ from bilevel.data.files import ReadRows
 from bilevel.data.kept import write_kept, write_kept_text
 from bilevel.data.sets import PreparedSets
 from bilevel.errors import InputError
-from bilevel.runtime.compilation_cache import enable_compilation_cache
-from bilevel.runtime.config_file import write_config
-from bilevel.runtime.devices import AXIS, data_mesh
-from bilevel.runtime.model_card import MODEL
-from bilevel.runtime.run_folder import create_run_folder, write_environment, write_summary
-from bilevel.runtime.snapshots import Snapshot, check_tokenizer, read_snapshots
-from bilevel.runtime.weights import FILE as WEIGHTS
-from bilevel.runtime.weights import write_weights
+from bilevel.layout.devices import AXIS, data_mesh
+from bilevel.report.model_card import MODEL
+from bilevel.runs.compilation_cache import enable_compilation_cache
+from bilevel.runs.config_file import write_config
+from bilevel.runs.run_folder import create_run_folder, write_environment, write_summary
+from bilevel.runs.weights import FILE as WEIGHTS
+from bilevel.runs.weights import write_weights
 from bilevel.schedule.scoring import check_scores, score_rows
+from bilevel.storage.snapshots import Snapshot, check_tokenizer, read_snapshots
 from bilevel.weighting.filtering import keep_by_cdf, keep_by_softmax, keep_top
 from experiments.command import run_command
 from experiments.inputs import inputs_of

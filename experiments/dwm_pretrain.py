@@ -17,10 +17,10 @@ from bilevel.methods import clean_only, uniform_tuning
 from bilevel.methods.dwm import extra_steps
 from bilevel.methods.stages import taught_by_population
 from bilevel.objectives import mean_loss
-from bilevel.runtime.compilation_cache import enable_compilation_cache
-from bilevel.runtime.table import Column, align
-from bilevel.runtime.weights import FILE as WEIGHTS
-from bilevel.runtime.weights import read_weights
+from bilevel.report.table import Column, align
+from bilevel.runs.compilation_cache import enable_compilation_cache
+from bilevel.runs.weights import FILE as WEIGHTS
+from bilevel.runs.weights import read_weights
 from bilevel.schedule.checking import CheckableRun
 from experiments.checking import network_run
 from experiments.command import run_command

@@ -7,9 +7,9 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from bilevel.runtime.disk import DiskFullError, is_disk_full
-from bilevel.runtime.stopping import RunEnded, StopRequest
+from bilevel.runs.stopping import RunEnded, StopRequest
 from bilevel.schedule import Stopped
+from bilevel.storage.disk import DiskFullError, is_disk_full
 
 
 @contextlib.contextmanager

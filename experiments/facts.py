@@ -8,7 +8,7 @@ import jax
 
 from bilevel.data import Row, choose_template
 from bilevel.data.templates import Template
-from bilevel.runtime.run_facts import RunFacts, SetFacts
+from bilevel.runs.run_facts import RunFacts, SetFacts
 from experiments.inputs import Inputs
 
 _FLAGS = {"pool": "train", "validation": "valid", "test": "test"}

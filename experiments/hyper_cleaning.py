@@ -30,13 +30,13 @@ from bilevel.core import (
 from bilevel.core.curvature import Curvature
 from bilevel.core.solver import Level, Solver
 from bilevel.errors import InputError
-from bilevel.runtime.compilation_cache import enable_compilation_cache
-from bilevel.runtime.config_file import write_config
-from bilevel.runtime.report import write_report
-from bilevel.runtime.run_facts import RunFacts, SetFacts, write_facts
-from bilevel.runtime.run_folder import create_run_folder, write_environment, write_summary
-from bilevel.runtime.sections import Chart, Section, write_section
-from bilevel.runtime.table import format_table
+from bilevel.report import write_report
+from bilevel.report.sections import Chart, Section, write_section
+from bilevel.report.table import format_table
+from bilevel.runs.compilation_cache import enable_compilation_cache
+from bilevel.runs.config_file import write_config
+from bilevel.runs.run_facts import RunFacts, SetFacts, write_facts
+from bilevel.runs.run_folder import create_run_folder, write_environment, write_summary
 from bilevel.weighting import given, row_logits, separation_auc, uniform
 from experiments.command import run_command
 from experiments.noisy_digits import (

@@ -25,9 +25,9 @@ from bilevel.data import (
 from bilevel.data.corpus import make_corpus
 from bilevel.data.sets import PreparedSets, prepare_sets
 from bilevel.errors import InputError
+from bilevel.layout.devices import AXIS, data_mesh
 from bilevel.objectives import exact_matches, response_losses, response_losses_of_logits
-from bilevel.runtime.devices import AXIS, data_mesh
-from bilevel.runtime.timing import part
+from bilevel.runs.timing import part
 from bilevel.schedule import BatchPlan, packing_notice
 from experiments.options import CorpusOptions, DataOptions, LoraOptions, ModelOptions
 from experiments.tuned_model import (

@@ -21,9 +21,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import models
 from bilevel.core.solver import Solver
 from bilevel.errors import InputError
+from bilevel.layout.devices import AXIS, data_mesh
 from bilevel.methods import bds
 from bilevel.objectives import mean_loss, response_losses
-from bilevel.runtime.devices import AXIS, data_mesh
 from bilevel.schedule import Schedule, Train
 from experiments.bds_config import BDSAlpaca, presets_for
 from experiments.command import run_command

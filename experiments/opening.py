@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from bilevel.data import write_rejected
-from bilevel.runtime.config_file import write_config
-from bilevel.runtime.fingerprint import fingerprint_rows, fingerprint_tree
-from bilevel.runtime.run_facts import write_facts
-from bilevel.runtime.run_folder import create_run_folder, environment, write_environment
-from bilevel.runtime.run_record import check_inputs, has_begun, write_inputs
+from bilevel.runs.config_file import write_config
+from bilevel.runs.run_facts import write_facts
+from bilevel.runs.run_folder import create_run_folder, environment, write_environment
+from bilevel.runs.run_record import check_inputs, has_begun, write_inputs
+from bilevel.storage.fingerprint import fingerprint_rows, fingerprint_tree
 from experiments.facts import run_facts
 from experiments.inputs import Inputs
 

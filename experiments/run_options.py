@@ -8,8 +8,8 @@ from typing import Annotated
 
 import tyro
 
-from bilevel.runtime.checkpoints import CheckpointOptions
-from bilevel.runtime.plain import FLAG_ONLY
+from bilevel.runs.plain import FLAG_ONLY
+from bilevel.storage.checkpoints import CheckpointOptions
 
 
 @dataclass(frozen=True)

@@ -16,27 +16,25 @@ import numpy as np
 
 from bilevel.core import RowProblem
 from bilevel.errors import InputError
-from bilevel.runtime.checkpoints import Checkpoints
-from bilevel.runtime.config_file import plain_config
-from bilevel.runtime.devices import AXIS, data_mesh
-from bilevel.runtime.disk import naming_a_full_disk
-from bilevel.runtime.metrics import FILE as METRICS
-from bilevel.runtime.metrics import MetricsWriter
-from bilevel.runtime.model_card import write_model_card
-from bilevel.runtime.progress import Progress
-from bilevel.runtime.report import write_report
-from bilevel.runtime.results import summarise, write_row_results
-from bilevel.runtime.run_folder import write_summary
-from bilevel.runtime.run_record import FOLDER as CHECKPOINTS
-from bilevel.runtime.run_record import has_begun, read_finished, working_on, write_finished
-from bilevel.runtime.sections import write_section
-from bilevel.runtime.stopping import StopRequest
-from bilevel.runtime.table import format_table, method_title
-from bilevel.runtime.timing import part, read_timings, write_timings
-from bilevel.runtime.wandb_sink import WandbSink
-from bilevel.runtime.warnings_file import add_warning
-from bilevel.runtime.weights import FILE as WEIGHTS
-from bilevel.runtime.weights import read_weights
+from bilevel.layout.devices import AXIS, data_mesh
+from bilevel.report import write_report
+from bilevel.report.model_card import write_model_card
+from bilevel.report.sections import write_section
+from bilevel.report.table import format_table, method_title
+from bilevel.runs.config_file import plain_config
+from bilevel.runs.metrics import FILE as METRICS
+from bilevel.runs.metrics import MetricsWriter
+from bilevel.runs.progress import Progress
+from bilevel.runs.results import summarise, write_row_results
+from bilevel.runs.run_folder import write_summary
+from bilevel.runs.run_record import FOLDER as CHECKPOINTS
+from bilevel.runs.run_record import has_begun, read_finished, working_on, write_finished
+from bilevel.runs.stopping import StopRequest
+from bilevel.runs.timing import part, read_timings, write_timings
+from bilevel.runs.wandb_sink import WandbSink
+from bilevel.runs.warnings_file import add_warning
+from bilevel.runs.weights import FILE as WEIGHTS
+from bilevel.runs.weights import read_weights
 from bilevel.schedule import (
     CheckpointSaver,
     Context,
@@ -47,6 +45,8 @@ from bilevel.schedule import (
     check_schedule,
     run_schedule,
 )
+from bilevel.storage.checkpoints import Checkpoints
+from bilevel.storage.disk import naming_a_full_disk
 from experiments.ending import ending_well
 from experiments.inputs import Inputs
 from experiments.opening import check_same_inputs, open_folder

@@ -28,8 +28,8 @@ from bilevel.data.corpus.text import TextShares, make_text_corpus
 from bilevel.data.documents import Separator
 from bilevel.data.sets import PreparedSets
 from bilevel.errors import InputError
-from bilevel.runtime.devices import AXIS, data_mesh
-from bilevel.runtime.timing import part
+from bilevel.layout.devices import AXIS, data_mesh
+from bilevel.runs.timing import part
 from experiments.inputs import Inputs, inputs_of
 from experiments.options import LoraOptions, ModelOptions
 from experiments.tuned_model import compute_of, find_model, load_model, random_config

@@ -13,14 +13,14 @@ import numpy as np
 from bilevel.core import RowProblem
 from bilevel.data import Tokenizer
 from bilevel.errors import InputError
+from bilevel.layout.devices import AXIS, data_mesh
 from bilevel.methods import TrainingSettings, clean_only, dwm, fixed_weights, uniform_tuning
 from bilevel.methods.dwm import DWMSettings, describe
 from bilevel.methods.stages import Origin, watched
 from bilevel.methods.transfer import transferred
 from bilevel.objectives import mean_loss
-from bilevel.runtime.devices import AXIS, data_mesh
-from bilevel.runtime.snapshots import Snapshot, check_tokenizer, read_snapshots
 from bilevel.schedule import Schedule
+from bilevel.storage.snapshots import Snapshot, check_tokenizer, read_snapshots
 from experiments.inputs import Inputs, with_packing_notice
 from experiments.options import ModelOptions, in_steps
 from experiments.session import Method, Methods, run_methods

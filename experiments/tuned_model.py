@@ -16,7 +16,7 @@ import models
 from bilevel.core import Batch
 from bilevel.data import Tokenizer
 from bilevel.errors import InputError
-from bilevel.runtime.devices import AXIS
+from bilevel.layout.devices import AXIS
 from experiments.options import LoraOptions, ModelOptions
 from models import DecoderConfig, LoraConfig, lora
 from models.attention.fused import has_kernel

@@ -9,10 +9,10 @@ from typing import Any
 from bilevel.core import RowProblem, population
 from bilevel.data import Tokenizer
 from bilevel.errors import InputError
-from bilevel.runtime.snapshots import SnapshotInfo, tokenizer_fingerprint
 from bilevel.schedule import Move, Schedule, Score, Train, Weigh
 from bilevel.schedule.preferences import MeasurePreferences, MeasureTokens
 from bilevel.schedule.snapshots import WriteSnapshot
+from bilevel.storage.snapshots import SnapshotInfo, tokenizer_fingerprint
 from bilevel.weighting.network_description import NetworkDescription
 
 

@@ -21,9 +21,9 @@ from bilevel.core import Batch, Mean, RowLosses, RowProblem, alternating, identi
 from bilevel.core.tree import PyTree
 from bilevel.errors import InputError
 from bilevel.methods.training import TrainingSettings
-from bilevel.runtime.snapshots import Snapshot
 from bilevel.schedule import Move, Schedule, Score, Select, Train, Weigh
 from bilevel.schedule.snapshots import Adopt
+from bilevel.storage.snapshots import Snapshot
 
 
 def transferred(

@@ -11,7 +11,7 @@ import numpy as np
 
 from bilevel.core.problem import Batch
 from bilevel.data import EncodedRows, PackedRows, Packing, RowOrder, arrange_rows
-from bilevel.runtime.devices import place_batch
+from bilevel.layout.devices import place_batch
 
 _PLANNED_BATCHES = 2048
 """Batches that packing looks at; among later ones hardly any is fuller than all of these."""

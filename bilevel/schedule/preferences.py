@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bilevel.data import source_of
 from bilevel.data.similarity import token_signals
-from bilevel.runtime.sections import Chart, Section, Table
+from bilevel.report.sections import Chart, Section, Table
 from bilevel.schedule.moves import Move
 from bilevel.schedule.state import Context, RunState
 from bilevel.weighting.preferences import preferences

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from bilevel.runtime.checkpoints import CheckpointOptions, Checkpoints
-from bilevel.runtime.timing import part
+from bilevel.runs.timing import part
 from bilevel.schedule.driver import Schedule
 from bilevel.schedule.saved import put_together, take_apart
 from bilevel.schedule.state import Context, RunState
+from bilevel.storage.checkpoints import CheckpointOptions, Checkpoints
 
 _SHARE_OF_TIME = 50
 """Saving takes at most one part in so many of a run's time."""

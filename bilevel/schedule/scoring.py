@@ -13,8 +13,8 @@ from bilevel.core.losses import RowLosses
 from bilevel.core.problem import Batch
 from bilevel.data import EncodedRows
 from bilevel.errors import InputError
-from bilevel.runtime.devices import place_batch
-from bilevel.runtime.snapshots import Snapshot
+from bilevel.layout.devices import place_batch
+from bilevel.storage.snapshots import Snapshot
 from bilevel.weighting.network import relative_losses
 
 

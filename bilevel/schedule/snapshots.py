@@ -9,10 +9,10 @@ import jax.numpy as jnp
 
 from bilevel.core.tree import PyTree
 from bilevel.data import Tokenizer
-from bilevel.runtime.devices import replicate
-from bilevel.runtime.snapshots import FOLDER, SnapshotInfo, write_snapshot
+from bilevel.layout.devices import replicate
 from bilevel.schedule.moves import Move
 from bilevel.schedule.state import Context, RunState
+from bilevel.storage.snapshots import FOLDER, SnapshotInfo, write_snapshot
 
 
 @dataclass(frozen=True)

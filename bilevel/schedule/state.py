@@ -16,7 +16,7 @@ from bilevel.core.problem import Batch
 from bilevel.core.solver import SolverState, StepReport
 from bilevel.core.tree import PyTree
 from bilevel.data import EncodedRows, Packing
-from bilevel.runtime.sections import Section
+from bilevel.report.sections import Section
 
 
 @dataclass(frozen=True)

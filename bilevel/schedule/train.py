@@ -16,7 +16,7 @@ from bilevel.core.hypergradient import Diagnostics
 from bilevel.core.problem import Batch, RowProblem
 from bilevel.core.solver import BOTH, Level, Solver, SolverState, StepReport
 from bilevel.core.tree import PyTree
-from bilevel.runtime.devices import replicate
+from bilevel.layout.devices import replicate
 from bilevel.schedule.batches import BatchPlan, LowerBatches, UpperBatches, first_rows
 from bilevel.schedule.moves import Move
 from bilevel.schedule.state import Context, RunState, Stopped

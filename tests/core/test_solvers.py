@@ -13,7 +13,7 @@ import pytest
 
 from bilevel.core import alternating, identity, implicit, optimizer_aware, penalty, soba, unroll
 from bilevel.core.problem import Problem
-from bilevel.runtime.devices import data_mesh, place_batch, replicate
+from bilevel.layout.devices import data_mesh, place_batch, replicate
 from bilevel.weighting import exponentiated_gradient, loss_scorer, row_logits
 from bilevel.weighting import network as network_weighting
 from models.attention.reverse_only import reverse_only

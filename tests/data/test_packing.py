@@ -19,8 +19,8 @@ from bilevel.data import (
     pack_rows,
 )
 from bilevel.errors import InputError
+from bilevel.layout.devices import data_mesh, place_batch, replicate
 from bilevel.objectives import response_losses
-from bilevel.runtime.devices import data_mesh, place_batch, replicate
 
 CONFIG = models.DecoderConfig(vocab_size=17, width=16, layers=2, heads=4, kv_heads=2, mlp_width=20)
 PARAMS = models.init(CONFIG, jax.random.key(0))

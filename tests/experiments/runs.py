@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from bilevel.runtime.model_card import FILE as CARD
+from bilevel.report.model_card import FILE as CARD
 from bilevel.schedule import CheckpointSaver
 
 SMALL = [

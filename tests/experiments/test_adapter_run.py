@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel.runtime.config_file import read_config
-from bilevel.runtime.weights import read_weights
+from bilevel.runs.config_file import read_config
+from bilevel.runs.weights import read_weights
 from experiments.bds_alpaca import BDSAlpaca, main
 from experiments.inputs import load_inputs
 from experiments.options import CorpusOptions, DataOptions, LoraOptions, ModelOptions

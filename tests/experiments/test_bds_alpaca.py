@@ -16,10 +16,10 @@ from bilevel.data import read_rows
 from bilevel.data.corpus import make_corpus
 from bilevel.data.files import write_rows
 from bilevel.errors import InputError
-from bilevel.runtime.config_file import read_config
-from bilevel.runtime.metrics import read_metrics
-from bilevel.runtime.timing import read_timings
-from bilevel.runtime.weights import read_weights
+from bilevel.runs.config_file import read_config
+from bilevel.runs.metrics import read_metrics
+from bilevel.runs.timing import read_timings
+from bilevel.runs.weights import read_weights
 from experiments.bds_alpaca import BDSAlpaca, main, to_check
 from models.folder import read_folder, write_folder
 

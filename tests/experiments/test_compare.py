@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from experiments.compare import main
-from tests.runtime.invented_run import invent_rows, invent_run
+from tests.report.invented_run import invent_rows, invent_run
 
 
 @pytest.fixture

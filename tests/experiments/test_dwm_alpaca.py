@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from bilevel.runtime.weights import read_weights
+from bilevel.runs.weights import read_weights
 from bilevel.weighting import effective_sample_size
 from experiments.dwm_alpaca import main
 

@@ -10,9 +10,9 @@ import pytest
 
 from bilevel.check import main as check_main
 from bilevel.data import read_documents
-from bilevel.runtime.sections import read_sections
-from bilevel.runtime.snapshots import read_snapshots
-from bilevel.runtime.weights import read_weights
+from bilevel.report.sections import read_sections
+from bilevel.runs.weights import read_weights
+from bilevel.storage.snapshots import read_snapshots
 from experiments.dwm_filter import main as filter_main
 from experiments.dwm_pretrain import main
 from models.folder import read_folder

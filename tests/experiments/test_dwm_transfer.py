@@ -12,10 +12,10 @@ import pytest
 
 from bilevel.data import read_rows, train_tokenizer, write_rows
 from bilevel.data.corpus import make_corpus
-from bilevel.runtime.metrics import read_metrics
-from bilevel.runtime.sections import read_sections
-from bilevel.runtime.snapshots import read_snapshots, write_snapshot
-from bilevel.runtime.weights import read_weights
+from bilevel.report.sections import read_sections
+from bilevel.runs.metrics import read_metrics
+from bilevel.runs.weights import read_weights
+from bilevel.storage.snapshots import read_snapshots, write_snapshot
 from experiments.bds_alpaca import main as bds_main
 from experiments.dwm_alpaca import main as dwm_main
 from experiments.dwm_filter import main as filter_main

@@ -11,9 +11,9 @@ import math
 import jax
 import pytest
 
-from bilevel.runtime.config_file import read_config
-from bilevel.runtime.devices import data_mesh
-from bilevel.runtime.metrics import read_metrics
+from bilevel.layout.devices import data_mesh
+from bilevel.runs.config_file import read_config
+from bilevel.runs.metrics import read_metrics
 from experiments import memory
 from experiments.bds_alpaca import main
 from experiments.bds_config import PRESETS, BDSAlpaca, presets_for

@@ -12,7 +12,7 @@ import pytest
 
 from bilevel.data.corpus import make_corpus
 from bilevel.data.files import write_rows
-from bilevel.runtime.metrics import MetricsWriter, read_metrics
+from bilevel.runs.metrics import MetricsWriter, read_metrics
 from experiments import session
 from experiments.bds_alpaca import main
 from tests.experiments.runs import SMALL, same_outcome, same_run, stop_when_asked, summary

@@ -15,9 +15,9 @@ from bilevel.core import Compiled
 from bilevel.core.estimators import EstimatorName, EstimatorSettings
 from bilevel.core.solver import Solver
 from bilevel.errors import InputError
+from bilevel.layout.devices import data_mesh, replicate
 from bilevel.methods import BDSSettings, TrainingSettings, bds
 from bilevel.objectives import mean_loss
-from bilevel.runtime.devices import data_mesh, replicate
 from bilevel.schedule import Train
 from bilevel.schedule.batches import BatchPlan, LowerBatches, UpperBatches
 from experiments.inputs import Inputs, load_inputs

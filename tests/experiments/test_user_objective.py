@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from bilevel.runtime.weights import read_weights
+from bilevel.runs.weights import read_weights
 from experiments.bds_alpaca import main
 
 OBJECTIVES = '''

@@ -10,8 +10,8 @@ import pytest
 
 from bilevel.core import RowProblem, alternating, identity, implicit
 from bilevel.data import Packing
+from bilevel.layout.devices import data_mesh
 from bilevel.objectives import mean_loss
-from bilevel.runtime.devices import data_mesh
 from bilevel.schedule import BatchPlan, Context, Evaluate, RunState, Score, Train, Weigh, run_schedule
 from bilevel.weighting import exponentiated_gradient, row_logits
 from tests.schedule.ragged import LOSSES, MATCHES, POOL, TEST, TRUSTED, parameters

@@ -13,14 +13,14 @@ from bilevel.core import RowLosses, alternating, implicit, optimizer_aware
 from bilevel.core.problem import RowProblem
 from bilevel.data import EncodedRows, Row, train_tokenizer
 from bilevel.errors import InputError
+from bilevel.layout.devices import data_mesh
 from bilevel.methods import TrainingSettings
 from bilevel.methods.stages import Origin, taught_by_population, watched
 from bilevel.methods.transfer import transferred
 from bilevel.objectives import mean_loss
-from bilevel.runtime.devices import data_mesh
-from bilevel.runtime.sections import read_sections, write_section
-from bilevel.runtime.snapshots import read_snapshots
+from bilevel.report.sections import read_sections, write_section
 from bilevel.schedule import Context, RunState, Train, run_schedule
+from bilevel.storage.snapshots import read_snapshots
 from bilevel.weighting import EncoderSettings
 from bilevel.weighting.network_description import NetworkDescription
 from bilevel.weighting.statistics import separation_auc

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from bilevel.runtime.devices import data_mesh
+from bilevel.layout.devices import data_mesh
 from bilevel.schedule import BatchPlan, packing_notice
 from bilevel.schedule.batches import LowerBatches, UpperBatches, first_rows, in_turn
 from tests.schedule.ragged import POOL, TEST, TRUSTED

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bilevel.runtime.sections import read_sections, write_section
+from bilevel.report.sections import read_sections, write_section
 from bilevel.schedule import RunState, run_schedule
 from bilevel.schedule.preferences import SECTION, TOKEN_SIGNALS, MeasurePreferences, MeasureTokens
 from tests.schedule.toy import context, encoded, parameters

@@ -14,7 +14,6 @@ from bilevel.core import RowProblem, alternating, identity, implicit
 from bilevel.errors import InputError
 from bilevel.methods import BDSSettings, TrainingSettings, bds
 from bilevel.objectives import mean_loss
-from bilevel.runtime.checkpoints import CheckpointOptions, Checkpoints
 from bilevel.schedule import (
     BatchPlan,
     CheckpointSaver,
@@ -27,6 +26,7 @@ from bilevel.schedule import (
     run_schedule,
 )
 from bilevel.schedule.saved import put_together, take_apart
+from bilevel.storage.checkpoints import CheckpointOptions, Checkpoints
 from bilevel.weighting import row_logits, uniform
 from tests.schedule.toy import context, parameters, row_losses
 

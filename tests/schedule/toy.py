@@ -8,7 +8,7 @@ import numpy as np
 
 from bilevel.core import RowLosses
 from bilevel.data import EncodedRows, Row
-from bilevel.runtime.devices import data_mesh
+from bilevel.layout.devices import data_mesh
 from bilevel.schedule import Context
 
 VOCABULARY = 6

@@ -12,7 +12,7 @@ import pytest
 from bilevel.core import RowLosses
 from bilevel.data import EncodedRows, Row, pack_rows
 from bilevel.errors import InputError
-from bilevel.runtime.devices import data_mesh, place_batch
+from bilevel.layout.devices import data_mesh, place_batch
 from bilevel.weighting import (
     EncoderSettings,
     Scorer,

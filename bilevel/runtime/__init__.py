@@ -1,1 +1,0 @@
-"""Everything around the mathematics: devices, run folders, metrics, progress, tables and reports."""

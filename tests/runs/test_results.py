@@ -1,0 +1,91 @@
+import json
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+
+from bilevel.data.rows import Row
+from bilevel.errors import InputError
+from bilevel.runs.results import write_row_results
+from bilevel.runs.run_facts import RunFacts, SetFacts, read_facts, write_facts
+
+
+def labelled(count: int) -> list[Row]:
+    labels = {"fault": "off_topic", "kind": "plural", "hard": "", "duplicate": ""}
+    clean = {**labels, "fault": ""}
+    return [
+        Row(f"rows.jsonl:{i + 1}", "Ask.", "", f"Answer {i}", labels if i % 2 else clean)
+        for i in range(count)
+    ]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    weights = np.array([0.5, 3.0, 0.1, 1.0, 0.4], np.float32)
+    losses = {"loss_start": np.arange(5.0), "loss_end": np.array([0.1, np.nan, 0.2, 0.3, 0.4])}
+    write_row_results(tmp_path, labelled(5), {"weight": weights, **losses}, np.array([1, 3]))
+    return tmp_path
+
+
+def load(kind: str, path: Path, folder: Path) -> datasets.Dataset:
+    return datasets.load_dataset(kind, data_files=str(path), split="train", cache_dir=str(folder / "cache"))
+
+
+def test_weights_load_in_datasets(folder: Path) -> None:
+    table = load("parquet", folder / "weights.parquet", folder)
+    assert table.column_names == [
+        "id",
+        "weight",
+        "loss_start",
+        "loss_end",
+        "duplicate",
+        "fault",
+        "hard",
+        "kind",
+    ]
+    assert table["weight"][:2] == [0.5, 3.0]
+    assert table["loss_end"][:2] == [0.1, None]
+    assert table[1]["fault"] == "off_topic"
+
+
+def test_selected_rows_load_in_datasets(folder: Path) -> None:
+    table = load("json", folder / "selected.jsonl", folder)
+    assert table["id"][:] == ["rows.jsonl:2", "rows.jsonl:4"]
+    assert table[0]["output"] == "Answer 1"
+    assert table["weight"][:] == [3.0, 1.0]
+
+
+def test_extreme_rows_are_kept_with_their_texts(folder: Path) -> None:
+    lines = [json.loads(line) for line in (folder / "extremes.jsonl").read_text().splitlines()]
+    assert [(line["end"], line["id"]) for line in lines] == [
+        ("heaviest", "rows.jsonl:2"),
+        ("heaviest", "rows.jsonl:4"),
+        ("lightest", "rows.jsonl:3"),
+        ("lightest", "rows.jsonl:5"),
+    ]
+    assert (lines[0]["output"], lines[0]["loss_start"], lines[0]["loss_end"]) == ("Answer 1", 1.0, None)
+    assert lines[0]["fault"] == "off_topic"
+
+
+def test_of_many_rows_few_are_extreme_and_of_equal_ones_none(tmp_path: Path) -> None:
+    write_row_results(tmp_path, labelled(100), {"weight": np.arange(100.0)}, np.arange(3))
+    assert len((tmp_path / "extremes.jsonl").read_text().splitlines()) == 16
+    write_row_results(tmp_path, labelled(100), {"weight": np.ones(100)}, np.arange(3))
+    assert (tmp_path / "extremes.jsonl").read_text() == ""
+
+
+def test_facts_come_back(tmp_path: Path) -> None:
+    assert read_facts(tmp_path) == RunFacts()
+    facts = RunFacts(
+        "e", ["bds"], "bds", {"pool": SetFacts("rows.jsonl", 3)}, "owner/name", 12, notices=["said ü"]
+    )
+    write_facts(tmp_path, facts)
+    assert read_facts(tmp_path) == facts
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"sets": {}, "colour": 1}', '{"sets": {"pool": 3}}'])
+def test_broken_facts_are_named(content: str, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(InputError, match=r"run.json: no facts"):
+        read_facts(tmp_path)
