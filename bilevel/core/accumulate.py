@@ -41,7 +41,7 @@ def over_micro_batches(
 def mean_value_and_gradient(
     function: Callable[..., Mean], arguments: tuple[PyTree, ...], batches: PyTree
 ) -> tuple[Mean, tuple[PyTree, ...]]:
-    """Returns a mean over micro-batches and its gradient with respect to every argument.
+    """A mean over micro-batches and its gradient with respect to every argument.
 
     Args:
         function: `(*arguments, batch) -> Mean`.
@@ -66,5 +66,5 @@ def mean_value_and_gradient(
 
 
 def divide(gradient: PyTree, count: Array) -> PyTree:
-    """Returns a summed gradient divided by its count, in the gradient's own dtypes; zero over an empty batch."""
+    """A summed gradient divided by its count, in the gradient's own dtypes; zero over an empty batch."""
     return jax.tree.map(lambda g: (g / jax.numpy.maximum(count, 1)).astype(g.dtype), gradient)

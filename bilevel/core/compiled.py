@@ -30,10 +30,18 @@ class Compiled:
     Args:
         function: of positional arguments, which are traced, and keyword arguments, which are static.
         donate_argnums: positions whose memory the result may take; no closed-over array is ever donated.
+        out_shardings: where results are to lie: a tree like the results, or a prefix of it; None, as a whole or as a
+            leaf, leaves the choice to the compiler.
     """
 
-    def __init__(self, function: Callable[..., PyTree], donate_argnums: Sequence[int] = ()):
+    def __init__(
+        self,
+        function: Callable[..., PyTree],
+        donate_argnums: Sequence[int] = (),
+        out_shardings: PyTree = None,
+    ):
         self._function = function
+        self._out_shardings = out_shardings
         self._donated = tuple(number + 1 for number in donate_argnums)
         self._programs: dict[Hashable, _Program] = {}
 
@@ -42,7 +50,7 @@ class Compiled:
         return jax.tree.unflatten(structure, run(constants, *arguments))
 
     def lower(self, *arguments: PyTree, **static: Hashable) -> jax.stages.Lowered:
-        """Returns the program before compilation; arguments may be `jax.ShapeDtypeStruct`s."""
+        """The program before compilation; arguments may be `jax.ShapeDtypeStruct`s."""
         run, constants, _ = self._program(arguments, static)
         return run.lower(constants, *arguments)
 
@@ -64,7 +72,25 @@ class Compiled:
             return jax.core.eval_jaxpr(jaxpr, constants, *jax.tree.leaves(arguments))
 
         run.__name__ = getattr(self._function, "__name__", "function")
-        return _Program(jax.jit(run, donate_argnums=self._donated), traced.consts, jax.tree.structure(shapes))
+        jitted = jax.jit(
+            run, donate_argnums=self._donated, out_shardings=_leaves_of_prefix(self._out_shardings, shapes)
+        )
+        return _Program(jitted, traced.consts, jax.tree.structure(shapes))
+
+
+def _leaves_of_prefix(prefix: PyTree, tree: PyTree) -> list[Any] | None:
+    """For each leaf of a tree what a prefix says of it."""
+    if prefix is None:
+        return None
+    whole = jax.tree.map(_Given, prefix, is_leaf=lambda x: x is None)
+    return [leaf.sharding for leaf in jax.tree.leaves(jax.tree.broadcast(whole, tree))]
+
+
+class _Given:
+    """A leaf of a prefix, None included, which would be no leaf by itself."""
+
+    def __init__(self, sharding: Any):
+        self.sharding = sharding
 
 
 def _signature(leaf: Any) -> Hashable:

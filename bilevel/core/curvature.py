@@ -15,6 +15,7 @@ from bilevel.core.accumulate import over_micro_batches
 from bilevel.core.hypergradient import Levels, Point
 from bilevel.core.lower_level import LowerLevel
 from bilevel.core.problem import Batch
+from bilevel.core.ranges import check_ranges
 from bilevel.core.tree import PyTree, add_scaled, norm, widened
 
 Product = Callable[[PyTree], PyTree]
@@ -45,16 +46,19 @@ class Curvature:
     reuse: bool = False
 
     def __post_init__(self) -> None:
-        for name, inside, allowed in (
+        check_ranges(
+            self,
             ("damping", self.damping >= 0, "0 or more"),
             ("relative_damping", self.relative_damping >= 0, "0 or more"),
             ("power_iterations", self.power_iterations >= 1, "1 or more"),
-        ):
-            if not inside:
-                raise ValueError(f"{name} must be {allowed}, not {getattr(self, name)}")
+        )
 
     def check(self, levels: Levels) -> None:
-        """Raises ValueError where the problem does not say what its outputs are and Gauss-Newton needs them."""
+        """Refuses a problem that does not say what its outputs are where Gauss-Newton needs them.
+
+        Raises:
+            ValueError: then.
+        """
         if self.kind == "gauss_newton" and levels.lower.outputs is None:
             raise ValueError(
                 "gauss_newton needs to know where the model ends and its loss begins: give the problem "
@@ -62,20 +66,20 @@ class Curvature:
             )
 
     def product(self, levels: Levels, point: Point) -> Product:
-        """Returns v -> H v, without damping."""
+        """The product v -> H v, without damping."""
         make = _hessian_product if self.kind == "hessian" else _gauss_newton_product
         batches = {name: value[-1] for name, value in point.lower_batches.items()}
         product = make(levels.lower, point, batches, self.reuse)
         return lambda direction: product(optax.tree.cast_like(direction, point.end.inner))
 
     def damping_at(self, product: Product, like: PyTree, key: Array) -> Float[Array, ""]:
-        """Returns the damping in the curvature's own units."""
+        """The damping in the curvature's own units."""
         if self.relative_damping == 0:
             return jnp.asarray(self.damping, jnp.float32)
         return self.damping_below(largest_curvature(product, like, key, self.power_iterations))
 
     def damping_below(self, largest: Array) -> Array:
-        """Returns the damping where the largest eigenvalue is known."""
+        """The damping where the largest eigenvalue is known."""
         return self.damping + self.relative_damping * largest
 
 
@@ -84,12 +88,12 @@ DAMPED_HESSIAN = Curvature(relative_damping=1e-2)
 
 
 def damped(product: Product, damping: Array) -> Product:
-    """Returns v -> (H + damping I) v."""
+    """The product v -> (H + damping I) v."""
     return lambda direction: add_scaled(product(direction), damping, direction)
 
 
 def largest_curvature(product: Product, like: PyTree, key: Array, iterations: int) -> Float[Array, ""]:
-    """Returns an estimate from below of the largest absolute eigenvalue, by power iteration.
+    """An estimate from below of the largest absolute eigenvalue, by power iteration.
 
     Args:
         product: the matrix.
@@ -109,12 +113,12 @@ def largest_curvature(product: Product, like: PyTree, key: Array, iterations: in
 
 
 def unit(vector: PyTree, length: Array) -> PyTree:
-    """Returns vector / length; zero for a zero vector."""
+    """The ratio vector / length; zero for a zero vector."""
     return jax.tree.map(lambda x: relative(x, length).astype(x.dtype), vector)
 
 
 def relative(part: Array, whole: Array) -> Array:
-    """Returns part / whole; zero for a zero whole. NaN stays NaN."""
+    """The ratio part / whole; zero for a zero whole. NaN stays NaN."""
     return jnp.where(whole == 0, 0.0, part / jnp.where(whole == 0, 1.0, whole))
 
 

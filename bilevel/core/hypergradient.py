@@ -47,6 +47,7 @@ class Point(NamedTuple):
         lower_batches: [lower steps, micro-batches, ...].
         upper_batches: [micro-batches, ...].
         key: for estimators that draw.
+        step: of the solver.
         look_back: the steps that the estimator said it would look back on.
         cross_signal: from a direction to the cross derivative's signal at `last`, by what the last lower step's forward
             pass left; None where nothing was kept.
@@ -62,6 +63,7 @@ class Point(NamedTuple):
     lower_batches: Batch
     upper_batches: Batch
     key: Array
+    step: Array | int
     look_back: LookBack
     cross_signal: Callable[[PyTree], PyTree] | None = None
 
@@ -73,6 +75,7 @@ class Diagnostics(struct.PyTreeNode):
         upper_gradient_norm: of the upper level with respect to the inner variables.
         direction_norm: of q.
         hypergradient_norm: of the outer gradient.
+        parts: the same of each of its parts, where the outer variables are a dict.
         stationarity: norm of the inner gradient of the lower level before the last lower step, relative to
             `upper_gradient_norm`: how far the lower level is from an optimum, which implicit rules take for granted.
         residual: relative residual of a linear system.
@@ -85,6 +88,7 @@ class Diagnostics(struct.PyTreeNode):
     upper_gradient_norm: Any = None
     direction_norm: Any = None
     hypergradient_norm: Any = None
+    parts: dict[str, Any] | None = None
     stationarity: Any = None
     residual: Any = None
     curvature: Any = None
@@ -144,7 +148,7 @@ class Adjoint(NamedTuple):
 
 
 def implicit(adjoint: Adjoint, reuse: bool = True) -> Hypergradient:
-    """Returns the estimator that takes one cross derivative along an adjoint rule's direction.
+    """The estimator that takes one cross derivative along an adjoint rule's direction.
 
     The upper gradient is taken after the lower steps, where the upper level is to be small; the rule says where the
     cross derivative belongs.
@@ -188,5 +192,5 @@ def implicit(adjoint: Adjoint, reuse: bool = True) -> Hypergradient:
 
 
 def stationarity(lower_gradient: PyTree, upper_gradient_norm: Array) -> Float[Array, ""]:
-    """Returns `Diagnostics.stationarity`, for estimators that fill it in themselves."""
+    """`Diagnostics.stationarity`, for estimators that fill it in themselves."""
     return norm(lower_gradient) / jnp.maximum(upper_gradient_norm, jnp.finfo(jnp.float32).tiny)

@@ -16,6 +16,7 @@ from bilevel.core.lower_level import lower_level
 from bilevel.core.lower_steps import Iterate, LookBack, LowerStep, take_lower_steps
 from bilevel.core.optimizer_step import has_derivative
 from bilevel.core.problem import Batch, Problem
+from bilevel.core.ranges import check_ranges
 from bilevel.core.tree import PyTree, norm
 from bilevel.core.unroll.mixed import pull_back_steps
 
@@ -84,21 +85,23 @@ def implicit_layer(
         raise ValueError(
             "implicit_layer: tolerance needs a rule (adjoint=): a derivative of the steps needs a fixed number"
         )
-    if steps is not None and steps < 1:
-        raise ValueError(f"implicit_layer: steps must be at least 1, not {steps}")
+    check_ranges({"steps": steps}, ("steps", steps is None or steps >= 1, "at least 1"))
     level = lower_level(Problem(_as_mean(lower), _as_mean(lower)))
     levels = Levels(level, _as_mean(lower), optimizer)
     key = jax.random.key(0) if key is None else key
 
     def taken(outer: PyTree, start: PyTree, batches: Batch) -> tuple[PyTree, Any]:
         begun = Iterate(start, optimizer.init(start))
-        result = take_lower_steps(level, optimizer, outer, (), begun, batches, None, adjoint is None)
+        given: dict[str, Any] = {"outer": outer, "memory": (), "lower_batches": batches, "step": 0}
+        result = take_lower_steps(
+            level, optimizer, start=begun, looks_back=None, keeps_steps=adjoint is None, **given
+        )
         if tolerance is not None:
 
             def again(
                 carry: tuple[Iterate, Iterate, PyTree, Array],
             ) -> tuple[Iterate, Iterate, PyTree, Array]:
-                more = take_lower_steps(level, optimizer, outer, (), carry[1], batches)
+                more = take_lower_steps(level, optimizer, start=carry[1], **given)
                 return more.last, more.end, more.passed.gradient, carry[3] + 1
 
             def unsolved(carry: tuple[Iterate, Iterate, PyTree, Array]) -> Array:
@@ -133,6 +136,7 @@ def implicit_layer(
             lower_batches=batches,
             upper_batches={},
             key=key,
+            step=0,
             look_back=LookBack(1, last, (), None),
         )
         direction = adjoint.solve(levels, point, cotangent, adjoint.init(levels, end.inner))

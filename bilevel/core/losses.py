@@ -48,16 +48,16 @@ class RowLosses(struct.PyTreeNode):
         return self.total / jnp.maximum(self.count, 1)
 
     def contributions(self, reduction: Reduction = "row") -> Float[Array, "*rows"]:
-        """Returns what each row adds to the batch's total at weight one."""
+        """What each row adds to the batch's total at weight one."""
         return self.means if reduction == "row" else self.total
 
     def denominator(self, reduction: Reduction = "row") -> Float[Array, ""]:
-        """Returns what the batch's total is divided by: real rows or response tokens, never weights."""
+        """What the batch's total is divided by: real rows or response tokens, never weights."""
         counted = self.count if reduction == "token" else self.count > 0
         return jnp.sum(counted.astype(self.total.dtype))
 
     def weighted(self, weights: Float[Array, "*rows"] | None = None, reduction: Reduction = "row") -> Mean:
-        """Returns the batch's loss under row weights: sum_i w_i contribution_i over the denominator."""
+        """The batch's loss under row weights: sum_i w_i contribution_i over the denominator."""
         contributions = self.contributions(reduction)
         total = jnp.sum(contributions if weights is None else weights * contributions)
         return Mean(total, self.denominator(reduction))

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import jax
 import optax
+from jaxtyping import Array
 
 from bilevel.core.lower_level import LowerLevel, LowerPass, Visit, Weighed
-from bilevel.core.problem import Batch
+from bilevel.core.problem import Batch, Seen
 from bilevel.core.tree import PyTree
 
 
@@ -81,13 +82,16 @@ class LowerSteps(NamedTuple):
 def take_lower_steps(
     lower: LowerLevel,
     optimizer: optax.GradientTransformation,
+    *,
     outer: PyTree,
     memory: PyTree,
     start: Iterate,
     lower_batches: Batch,
+    step: Array | int,
     looks_back: int | None = 1,
     keeps_steps: bool = False,
     keeps_pass: bool = False,
+    of_value: bool = False,
 ) -> LowerSteps:
     """Takes one optimizer step on each lower batch.
 
@@ -98,19 +102,23 @@ def take_lower_steps(
         memory: the weighting's memory.
         start: the iterate to begin with.
         lower_batches: [lower steps, micro-batches, ...].
+        step: of the solver, for the weighting's memory.
         looks_back: of how many steps, counted from the last, an estimator wants the start; None for all.
         keeps_steps: whether it wants a record of each of them.
         keeps_pass: whether it wants what the last step's forward pass left.
+        of_value: whether the iterate is the copy that stands for the lower level's optimum, see `Seen`.
     """
     steps = jax.tree.leaves(lower_batches)[0].shape[0]
-    seen = steps if looks_back is None else min(looks_back, steps)
+    looked = steps if looks_back is None else min(looks_back, steps)
 
     def take(
         iterate: Iterate, memory: PyTree, batches: Batch, keep: bool = False
     ) -> tuple[Iterate, PyTree, Visit]:
         visit = lower.visit(outer, memory, iterate.inner, batches, keep=keep)
         after = descend(optimizer, iterate, visit.passed.gradient)
-        return after, lower.remember(memory, batches, visit.passed.row_losses), visit
+        losses = visit.passed.row_losses
+        seen = Seen(batch=batches, losses=losses, value_losses=losses if of_value else None, step=step)
+        return after, lower.remember(memory, seen), visit
 
     def earlier_step(
         carry: tuple[Iterate, PyTree], batches: Batch, keep: bool
@@ -126,11 +134,11 @@ def take_lower_steps(
         batches = jax.tree.map(lambda x: x[begin:end], lower_batches)
         return jax.lax.scan(lambda carry, batches: earlier_step(carry, batches, keep), carry, batches)
 
-    begun, begun_memory = walk((start, memory), 0, steps - seen, keep=False)[0]
-    (last, last_memory), earlier = walk((begun, begun_memory), steps - seen, steps - 1, keep=keeps_steps)
+    begun, begun_memory = walk((start, memory), 0, steps - looked, keep=False)[0]
+    (last, last_memory), earlier = walk((begun, begun_memory), steps - looked, steps - 1, keep=keeps_steps)
     last_batches = jax.tree.map(lambda x: x[-1], lower_batches)
     end, memory, visit = take(last, last_memory, last_batches, keeps_pass)
-    look_back = LookBack(seen, begun, begun_memory, earlier)
+    look_back = LookBack(looked, begun, begun_memory, earlier)
     return LowerSteps(
         last, last_memory, end, memory, visit.passed, visit.weighed, look_back, visit.cross_signal
     )
@@ -139,7 +147,7 @@ def take_lower_steps(
 def descend(
     optimizer: optax.GradientTransformation, iterate: Iterate, gradient: PyTree, **extra: Any
 ) -> Iterate:
-    """Returns the iterate after one optimizer step; `extra` reaches transformations that ask for it."""
+    """The iterate after one optimizer step; `extra` reaches transformations that ask for it."""
     update = optax.with_extra_args_support(optimizer).update
     updates, state = update(gradient, iterate.optimizer, iterate.inner, **extra)
     return Iterate(optax.apply_updates(iterate.inner, updates), state)

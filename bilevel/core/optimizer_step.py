@@ -22,14 +22,14 @@ class Smooth(NamedTuple):
 
 
 def smooth_part(iterate: Iterate) -> Smooth:
-    """Returns what can carry a cotangent through a step."""
+    """What can carry a cotangent through a step."""
     return Smooth(
         iterate.inner, tuple(leaf for leaf in jax.tree.leaves(iterate.optimizer) if _is_smooth(leaf))
     )
 
 
 def with_smooth_part(iterate: Iterate, part: Smooth) -> Iterate:
-    """Returns the iterate with its smooth part replaced; counters and keys stay."""
+    """The iterate with its smooth part replaced; counters and keys stay."""
     moments = iter(part.moments)
     return Iterate(
         part.inner,
@@ -38,7 +38,7 @@ def with_smooth_part(iterate: Iterate, part: Smooth) -> Iterate:
 
 
 def is_dead(gradient: PyTree) -> PyTree:
-    """Returns which entries are zero, or so small that their squares leave the normal range of their type.
+    """Which entries are zero, or so small that their squares leave the normal range of their type.
 
     Entries that have been dead at every step since the derivative's start do not depend on the outer variables: the
     embeddings of tokens that no batch holds. Adam's second moment of theirs is zero, where its root has none.
@@ -108,7 +108,7 @@ def _smooth_step_jvp(
 
 
 def has_derivative(optimizer: optax.GradientTransformation, inner: PyTree) -> bool:
-    """Returns whether the update's vjp is not zero everywhere, tried on a generic gradient."""
+    """Whether the update's vjp is not zero everywhere, tried on a generic gradient."""
     # Only shapes are read, so that the question may be asked while a program is traced.
     with jax.ensure_compile_time_eval():
         like = jax.tree.map(lambda x: jnp.ones(jnp.shape(x), jnp.result_type(x)), inner)

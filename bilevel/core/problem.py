@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
+from flax import struct
 from jaxtyping import Array, Float
 
 from bilevel.core.losses import Mean, Reduction, RowLosses
@@ -20,6 +22,14 @@ from bilevel.core.tree import PyTree
 
 Batch = Mapping[str, Any]
 """Arrays by name. A batch of rows has `row_id`, int32 [..., rows], -1 for the filler rows."""
+
+Sizes = Mapping[str, int]
+"""How many there are of what an index counts: `{"row_id": rows, "question_id": questions}`."""
+
+NO_SIZES: Sizes = MappingProxyType({})
+
+CameFrom = Mapping[str, Any]
+"""By index name, integers [new]: for each new row (question, source) the old one whose state it takes, -1 for none."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +49,7 @@ class OutputLoss:
     loss: Callable[..., Any]
 
     def __call__(self, *arguments: Any) -> Any:
-        """Evaluates the whole: `(inner, batch)` for rows, `(outer, inner, batch)` for a lower level."""
+        """The whole: `(inner, batch)` for rows, `(outer, inner, batch)` for a lower level."""
         *outer, inner, batch = arguments
         return self.loss(*outer, self.outputs(inner, batch), batch)
 
@@ -57,22 +67,59 @@ class Problem(NamedTuple):
     upper: Callable[[PyTree, PyTree, Batch], Mean]
 
 
+class Seen(struct.PyTreeNode):
+    """What a lower step saw of its batch: what a weighting may remember.
+
+    Attributes:
+        batch: the batch, with its micro-batch axis.
+        losses: of its rows, at the inner variables that the step began from; None for a general problem.
+        value_losses: of the same rows at the copy that stands for the lower level's optimum; None in solvers
+            without such a copy.
+        step: of the solver.
+    """
+
+    batch: Batch
+    losses: RowLosses | None
+    value_losses: RowLosses | None
+    step: Any
+
+
+def keep_memory(memory: PyTree, seen: Seen) -> PyTree:
+    """What `Weighting.update` is where nothing is remembered."""
+    return memory
+
+
+def as_it_is(outer: PyTree) -> PyTree:
+    """What `Weighting.centred` is where no shift is free."""
+    return outer
+
+
 class Weighting(NamedTuple):
     """How outer variables become row weights.
 
     Attributes:
-        init: `(key) -> (outer, memory)`. Memory is state that is not differentiated: ages, a table of row losses.
+        init: `(key, sizes) -> (outer, memory)`. Memory is state that is not differentiated: ages, a table of row
+            losses. Refuses sizes that a table which it closes over does not fit.
         weights: `(outer, memory, batch, losses) -> [...rows]`, of the *whole* batch with its micro-batch axis,
             since a softmax over a batch is no sum over micro-batches. Uniform weights are ones.
-        update: `(memory, batch, losses) -> memory`, after a lower step.
+        update: `(memory, seen) -> memory`, after a lower step.
         needs_losses: whether `weights` reads the batch's `RowLosses` (gradient stopped); only then is the
             forward pass for them paid. Otherwise it gets None.
+        tables: what follows rows when they come and go, and what may be sharded over them: prefix trees of outer
+            variables and of memory that name the index which each leaf's first axis counts (`"row_id"`), "" for none.
+        centred: `outer -> outer` at which the same weights come out, and what `init` gives a new row weighs what an
+            average row weighs.
+        factors: `(outer, memory, batch, losses) -> weights by name`, whose product is `weights`; None where there is
+            one factor alone.
     """
 
-    init: Callable[[Array], tuple[PyTree, PyTree]]
+    init: Callable[[Array, Sizes], tuple[PyTree, PyTree]]
     weights: Callable[[PyTree, PyTree, Batch, RowLosses | None], Float[Array, "*rows"]]
-    update: Callable[[PyTree, Batch, RowLosses], PyTree]
+    update: Callable[[PyTree, Seen], PyTree] = keep_memory
     needs_losses: bool = False
+    tables: tuple[PyTree, PyTree] = ("", "")
+    centred: Callable[[PyTree], PyTree] = as_it_is
+    factors: Callable[[PyTree, PyTree, Batch, RowLosses | None], dict[str, Array]] | None = None
 
 
 class RowProblem(NamedTuple):
@@ -82,8 +129,8 @@ class RowProblem(NamedTuple):
         row_losses: `(inner, batch) -> RowLosses`. An `OutputLoss` allows Gauss-Newton products.
         weighting: from outer variables to row weights.
         upper: `(outer, inner, batch) -> Mean`, usually the loss on trusted data.
-        outer_penalty: `(outer, memory, batch) -> scalar`, added to the upper level on each lower batch: an entropy
-            term of the batch's weights, say.
+        outer_penalty: `(outer, memory, batch, losses) -> scalar`, added to the upper level on each lower batch: an
+            entropy term of the batch's weights, say. `losses` are what the weighting's `weights` gets.
         reduction: what the lower loss is a mean of.
         first_order: the same as `row_losses` by means that have values and gradients alone (fused attention kernels),
             for the passes that take no more; None where `row_losses` serves them too.
@@ -92,12 +139,12 @@ class RowProblem(NamedTuple):
     row_losses: Callable[[PyTree, Batch], RowLosses]
     weighting: Weighting
     upper: Callable[[PyTree, PyTree, Batch], Mean]
-    outer_penalty: Callable[[PyTree, PyTree, Batch], Float[Array, ""]] | None = None
+    outer_penalty: Callable[[PyTree, PyTree, Batch, RowLosses | None], Float[Array, ""]] | None = None
     reduction: Reduction = "row"
     first_order: Callable[[PyTree, Batch], RowLosses] | None = None
 
     def general(self, memory: PyTree = ()) -> Problem:
-        """Returns the general form at a fixed memory, for estimators and checks that want two plain functions.
+        """The general form at a fixed memory, for estimators and checks that want two plain functions.
 
         The outer penalty has no place in it, because it depends on the lower level's batch.
 

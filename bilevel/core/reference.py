@@ -169,7 +169,7 @@ def _extrapolated(coarse: np.ndarray, fine: np.ndarray) -> tuple[np.ndarray, flo
 def value_at_optimum(
     problem: Problem, inner: PyTree, lower_batch: Batch, upper_batch: Batch, steps: int
 ) -> Callable[[PyTree], tuple[Array, Array]]:
-    """Returns outer -> (upper loss, stationarity) after the lower level was minimised from `inner` by L-BFGS."""
+    """The function outer -> (upper loss, stationarity) after the lower level was minimised from `inner` by L-BFGS."""
     optimizer = optax.lbfgs()
 
     def value(outer: PyTree) -> tuple[Array, Array]:
@@ -199,7 +199,7 @@ def value_after_steps(
     upper_batch: Batch,
     steps: int,
 ) -> Callable[[PyTree], tuple[Array, Array]]:
-    """Returns outer -> (upper loss, stationarity) after some steps of the inner optimizer on one lower batch."""
+    """The function outer -> (upper loss, stationarity) after some steps of the inner optimizer on one lower batch."""
 
     def value(outer: PyTree) -> tuple[Array, Array]:
         def move(carry: tuple[PyTree, PyTree], _: None) -> tuple[tuple[PyTree, PyTree], None]:

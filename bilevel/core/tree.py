@@ -16,7 +16,7 @@ PyTree = Any
 
 
 def vdot(left: PyTree, right: PyTree) -> Float[Array, ""]:
-    """Returns the inner product of two trees of the same structure, accumulated in at least float32."""
+    """The inner product of two trees of the same structure, accumulated in at least float32."""
 
     def leaf(x: Array, y: Array) -> Array:
         dtype = jnp.promote_types(jnp.result_type(x, y), jnp.float32)
@@ -26,26 +26,26 @@ def vdot(left: PyTree, right: PyTree) -> Float[Array, ""]:
 
 
 def norm(tree: PyTree) -> Float[Array, ""]:
-    """Returns the Euclidean norm of all entries of a tree, accumulated in at least float32."""
+    """The Euclidean norm of all entries of a tree, accumulated in at least float32."""
     return jnp.sqrt(vdot(tree, tree))
 
 
 def widened(tree: PyTree) -> PyTree:
-    """Returns the tree with floating-point leaves in at least float32: what linear solvers compute in."""
+    """The tree with floating-point leaves in at least float32: what linear solvers compute in."""
     return jax.tree.map(lambda x: x.astype(jnp.promote_types(jnp.result_type(x), jnp.float32)), tree)
 
 
 def add_scaled(tree: PyTree, factor: Array | float, other: PyTree) -> PyTree:
-    """Returns tree + factor * other in the first tree's dtypes, whatever the factor's is."""
+    """The sum tree + factor * other in the first tree's dtypes, whatever the factor's is."""
     return jax.tree.map(lambda x, y: (x + factor * y).astype(jnp.result_type(x)), tree, other)
 
 
 def size(tree: PyTree) -> int:
-    """Returns the number of entries of all leaves."""
+    """The number of entries of all leaves."""
     return sum(jnp.size(leaf) for leaf in jax.tree.leaves(tree))
 
 
 def all_finite(tree: PyTree) -> Bool[Array, ""]:
-    """Returns whether no floating-point entry of the tree is NaN or infinite."""
+    """Whether no floating-point entry of the tree is NaN or infinite."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves])) if leaves else jnp.array(True)

@@ -17,6 +17,7 @@ from bilevel.core.accumulate import mean_value_and_gradient, over_micro_batches
 from bilevel.core.hypergradient import Diagnostics, Estimate, Hypergradient, Levels, Point
 from bilevel.core.losses import Mean
 from bilevel.core.lower_steps import take_lower_steps
+from bilevel.core.ranges import check_ranges
 from bilevel.core.tree import PyTree, all_finite, norm, vdot, widened
 
 
@@ -112,22 +113,27 @@ def pzobo(samples: int = 8, radius: float = 1e-2, at_once: int = 1) -> Hypergrad
 
 
 def _check(samples: int, radius: float, at_once: int) -> None:
-    for name, value in (("samples", samples), ("radius", radius), ("at_once", at_once)):
-        if value <= 0:
-            raise ValueError(f"{name} must be positive, not {value}")
+    given = {"samples": samples, "radius": radius, "at_once": at_once}
+    check_ranges(given, *((name, value > 0, "positive") for name, value in given.items()))
 
 
 def _trained(levels: Levels, point: Point, outer: PyTree) -> PyTree:
     back = point.look_back
     return take_lower_steps(
-        levels.lower, levels.optimizer, outer, back.memory, back.start, point.lower_batches
+        levels.lower,
+        levels.optimizer,
+        outer=outer,
+        memory=back.memory,
+        start=back.start,
+        lower_batches=point.lower_batches,
+        step=point.step,
     ).end.inner
 
 
 def _averaged(
     slope: Callable[[Callable[[float], PyTree]], Float[Array, ""]], point: Point, samples: int, at_once: int
 ) -> PyTree:
-    """Returns the mean over directions of slope times direction, as a tree of outer variables."""
+    """The mean over directions of slope times direction, as a tree of outer variables."""
     flat, unravel = ravel_pytree(point.outer)
     directions = _orthogonal(jax.random.fold_in(point.key, 0), samples, flat.size, flat.dtype)
 

@@ -1,5 +1,6 @@
 """From outer variables to row weights, and how row weights are moved and measured."""
 
+from bilevel.weighting.by_part import by_part as by_part
 from bilevel.weighting.fixed import given as given
 from bilevel.weighting.fixed import uniform as uniform
 from bilevel.weighting.network import Scope as Scope

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bilevel.core.losses import RowLosses
-from bilevel.core.problem import Batch, Weighting
+from bilevel.core.problem import Batch, Sizes, Weighting
+from bilevel.weighting.indices import check_table
 
 
 def uniform() -> Weighting:
@@ -17,15 +18,23 @@ def uniform() -> Weighting:
     ) -> Float[Array, "*rows"]:
         return jnp.where(batch["row_id"] >= 0, 1.0, 0.0)
 
-    return Weighting(lambda key: ((), ()), weights, lambda memory, batch, losses: memory)
+    return Weighting(lambda key, sizes: ((), ()), weights)
 
 
 def given(table: Float[Array, " pool"]) -> Weighting:
-    """Every row at the weight that a table says, indexed by `row_id`."""
+    """Every row at the weight that a table says, indexed by `row_id`.
+
+    Args:
+        table: a weight for each row; it belongs to these rows, and is refused where there are more or fewer.
+    """
+
+    def init(key: Array, sizes: Sizes) -> tuple[tuple[()], tuple[()]]:
+        check_table("given", len(table), sizes)
+        return (), ()
 
     def weights(
         outer: tuple[()], memory: tuple[()], batch: Batch, losses: RowLosses | None
     ) -> Float[Array, "*rows"]:
         return jnp.where(batch["row_id"] >= 0, jnp.asarray(table)[batch["row_id"]], 0.0)
 
-    return Weighting(lambda key: ((), ()), weights, lambda memory, batch, losses: memory)
+    return Weighting(init, weights)

@@ -19,23 +19,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from bilevel.core.losses import RowLosses
-from bilevel.core.problem import Batch, Weighting
+from bilevel.core.problem import NO_SIZES, Batch, Sizes, Weighting
+from bilevel.core.ranges import check_ranges
 from bilevel.core.tree import PyTree
-from bilevel.errors import InputError
+from bilevel.weighting.indices import check_table
+from bilevel.weighting.network_signals import mean_of_real, regressed, relative_losses, relative_to_losses
 
 Scope = Literal["global", "device", "micro"]
 Form = Literal["softmax", "sigmoid"]
 Signal = Literal["exact", "relative", "regression"]
 LossForm = Literal["none", "absolute", "relative"]
-
-_LEAST_LOSS = 0.02
-"""Nats a token: below it a row counts as learned, and its derivative is not magnified further."""
-
-_MOST_DEVIATIONS = 3.0
-"""At which relative losses are cut."""
-
-_LARGEST_TARGET = 1.0
-"""Deviations at which targets are cut: derivatives have heavy tails, and a row counts by its sign above all."""
 
 
 class Scorer(NamedTuple):
@@ -48,12 +41,14 @@ class Scorer(NamedTuple):
         losses: what `scores` gets of them: nothing (None), `absolute` mean token losses in nats, or losses `relative`
             to the rows that this one competes with, see `relative_losses`.
         joint: whether a row's score depends on what the other rows of its batch say.
+        sizes: of the tables that the scorer closes over, which must be those of the rows.
     """
 
     init: Callable[[Array], PyTree]
     scores: Callable[[PyTree, Batch, Float[Array, "micro rows"] | None], Float[Array, "micro rows"]]
     losses: LossForm = "none"
     joint: bool = False
+    sizes: Sizes = NO_SIZES
 
 
 def network(
@@ -93,19 +88,22 @@ def network(
         devices: devices that share each micro-batch's rows, for scope `device`.
 
     Raises:
-        InputError: for a temperature or floor outside these ranges.
-        ValueError: in scope `device`, when the devices cannot share a batch equally.
+        ValueError: for a temperature or floor outside these ranges; at `init`, for a scorer whose table does not fit
+            the rows; in scope `device`, when the devices cannot share a batch equally.
 
     References:
         Calian et al., DataRater, arXiv 2505.17895 (a softmax over the batch); Yu et al., DWM, ICML 2025.
     """
     needs_losses = scorer.losses != "none" or signal != "exact"
-    if not temperature > 0:
-        raise InputError(f"temperature {temperature} is not positive; give a number above 0")
-    if not 0 <= floor < 1:
-        raise InputError(f"floor {floor} is outside [0, 1); give 0 or a share of one row's weight")
+    check_ranges(
+        {"temperature": temperature, "floor": floor},
+        ("temperature", temperature > 0, "positive"),
+        ("floor", 0 <= floor < 1, "in [0, 1)"),
+    )
 
-    def init(key: Array) -> tuple[PyTree, tuple[()]]:
+    def init(key: Array, sizes: Sizes) -> tuple[PyTree, tuple[()]]:
+        for by, length in scorer.sizes.items():
+            check_table("network", length, sizes, by)
         return scorer.init(key), ()
 
     def weights(
@@ -126,19 +124,19 @@ def network(
         scores = scorer.scores(parameters, batch, read)
         log_masses = scores.reshape(groups) / temperature
         if form == "sigmoid":
-            log_masses = jax.nn.log_sigmoid(log_masses - _mean(log_masses, real, axes))
+            log_masses = jax.nn.log_sigmoid(log_masses - mean_of_real(log_masses, real, axes))
         shares = _shares(log_masses, real, axes)
         floored = floor + (1 - floor) * shares.reshape(scores.shape)
         found = jnp.where(present, floored, 0.0)
         if signal == "relative":
             assert means is not None  # declared by needs_losses
-            found = _relative(found, present, means)
+            found = relative_to_losses(found, present, means)
         if signal == "regression":
             assert means is not None  # declared by needs_losses
             found = regressed(scores, jax.lax.stop_gradient(found), present, means)
         return found.reshape(shape)
 
-    return Weighting(init, weights, lambda memory, batch, losses: memory, needs_losses)
+    return Weighting(init, weights, needs_losses=needs_losses)
 
 
 def added(*scorers: Scorer) -> Scorer:
@@ -148,7 +146,7 @@ def added(*scorers: Scorer) -> Scorer:
         *scorers: at least one; the parameters are a tuple of theirs.
 
     Raises:
-        ValueError: none, or some that read losses in different forms.
+        ValueError: none, some that read losses in different forms, or with tables of different lengths.
     """
     forms = {s.losses for s in scorers if s.losses != "none"}
     if not scorers or len(forms) > 1:
@@ -165,28 +163,10 @@ def added(*scorers: Scorer) -> Scorer:
         parts = [s.scores(own, batch, losses) for s, own in zip(scorers, parameters, strict=True)]
         return sum(parts[1:], start=parts[0])
 
-    return Scorer(init, scores, forms.pop() if forms else "none", any(s.joint for s in scorers))
-
-
-def relative_losses(
-    losses: Float[Array, "*rows"], real: Bool[Array, "*rows"], axes: tuple[int, ...] | None = None
-) -> Float[Array, "*rows"]:
-    """Losses as deviations from their mean, (l_i - mean) / standard deviation, over the rows that compete.
-
-    What a loss of 2 nats says changes as the model learns, and from one model to the next; that a row's loss is two
-    deviations above those of its batch says the same throughout. Cut at 3 deviations: a pool as one batch has outliers
-    that no batch of training can show, and scores would run straight on for them. Filler rows do not count.
-
-    Args:
-        losses: mean token losses.
-        real: false for filler rows.
-        axes: that rows of one scope lie along; None for all.
-    """
-    along = tuple(range(losses.ndim)) if axes is None else axes
-    centred = jnp.where(real, losses - _mean(losses, real, along), 0.0)
-    variance = _mean(centred**2, real, along)
-    deviations = centred / jnp.sqrt(jnp.maximum(variance, jnp.finfo(losses.dtype).eps ** 2))
-    return jnp.clip(deviations, -_MOST_DEVIATIONS, _MOST_DEVIATIONS)
+    tables = {(by, length) for s in scorers for by, length in s.sizes.items()}
+    if len(dict(tables)) < len(tables):
+        raise ValueError("added: scorers with tables of different lengths")
+    return Scorer(init, scores, forms.pop() if forms else "none", any(s.joint for s in scorers), dict(tables))
 
 
 def _groups(
@@ -211,76 +191,3 @@ def _shares(
     # A scope of filler rows alone has no mass to share.
     total = jnp.where(rows > 0, jnp.sum(masses, axis=axes, keepdims=True), 1.0)
     return rows * masses / total
-
-
-def _mean(
-    values: Float[Array, "*rows"], real: Bool[Array, "*rows"], axes: tuple[int, ...]
-) -> Float[Array, "..."]:
-    """The mean over the real rows of a scope, with its axes kept."""
-    total = jnp.sum(jnp.where(real, values, 0.0), axis=axes, keepdims=True)
-    return total / jnp.maximum(jnp.sum(real, axis=axes, keepdims=True), 1)
-
-
-def _relative(
-    weights: Float[Array, "*rows"], real: Bool[Array, "*rows"], losses: Float[Array, "*rows"]
-) -> Float[Array, "*rows"]:
-    """The same weights, their derivatives divided by the row's loss, in units of the batch's mean loss."""
-    mean = _mean(losses, real, tuple(range(losses.ndim)))
-    scale = jax.lax.stop_gradient(mean / (losses + _LEAST_LOSS))
-    fixed = jax.lax.stop_gradient(weights)
-    return fixed + scale * (weights - fixed)
-
-
-@jax.custom_vjp
-def regressed(
-    scores: Float[Array, "*rows"],
-    weights: Float[Array, "*rows"],
-    real: Bool[Array, "*rows"],
-    losses: Float[Array, "*rows"],
-) -> Float[Array, "*rows"]:
-    """The weights as they are, with a derivative that makes scores regress on what rows are worth.
-
-        worth_i = -a_i / l_i                         a_i: derivative of the upper loss in w_i,  l_i: loss of row i
-        t_i = (worth_i - mean) / deviation           cut at one deviation
-        pulled back to s_i: (s_i - mean of s - t_i) / rows,    the gradient of the mean squared distance
-
-    Scores so tend to each row's expected worth, in deviations of one noisy measurement, among the rows that the
-    network cannot tell apart. By a_i alone a row that is right and learned looks as worthless as a useless one, for its
-    gradient is small; by its loss a gradient is small where the loss is. It is the step of mirror descent on the
-    batch's shares (their derivative in the scores replaced by one) under a quadratic pull to equal scores, and no
-    gradient of the upper level in the network's parameters: rows' ranks agree, magnitudes do not.
-
-    Args:
-        scores: of all rows of a batch.
-        weights: made from them.
-        real: false for filler rows, which have no say.
-        losses: present mean token losses.
-
-    References:
-        Yu et al., MATES, NeurIPS 2024 (arXiv 2406.06046): a model that regresses on measured influence.
-    """
-    return weights
-
-
-def _regressed_forward(
-    scores: Array, weights: Array, real: Array, losses: Array
-) -> tuple[Array, tuple[Array, Array, Array]]:
-    return weights, (scores, real, losses)
-
-
-def _regressed_backward(
-    kept: tuple[Array, Array, Array], derivative: Float[Array, "*rows"]
-) -> tuple[Array, None, None, None]:
-    scores, real, losses = kept
-    axes = tuple(range(scores.ndim))
-    worth = -derivative / (losses + _LEAST_LOSS)
-    centred = jnp.where(real, worth - _mean(worth, real, axes), 0.0)
-    deviation = jnp.sqrt(_mean(centred**2, real, axes))
-    targets = jnp.clip(
-        centred / jnp.maximum(deviation, jnp.finfo(deviation.dtype).tiny), -_LARGEST_TARGET, _LARGEST_TARGET
-    )
-    gaps = jnp.where(real, scores - _mean(scores, real, axes) - targets, 0.0)
-    return (gaps / jnp.maximum(jnp.sum(real), 1)).astype(scores.dtype), None, None, None
-
-
-regressed.defvjp(_regressed_forward, _regressed_backward)

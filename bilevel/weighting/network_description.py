@@ -35,7 +35,7 @@ class NetworkDescription:
     scope: Scope = "global"
 
     def scorer(self, vocab_size: int) -> Scorer:
-        """Returns the network, for a tokenizer of so many tokens."""
+        """The network, for a tokenizer of so many tokens."""
         if self.reads == "loss":
             return loss_scorer()
         if self.reads == "relative_loss":
@@ -44,7 +44,7 @@ class NetworkDescription:
         return tokens if self.reads == "tokens" else added(tokens, loss_scorer("relative"))
 
     def weighting(self, vocab_size: int, devices: int = 1, signal: Signal = "exact") -> Weighting:
-        """Returns the weighting whose outer variables are the network's parameters.
+        """The weighting whose outer variables are the network's parameters.
 
         Args:
             vocab_size: of the tokenizer.
@@ -52,7 +52,7 @@ class NetworkDescription:
             signal: how a weight's derivative moves the network, where it learns.
 
         Raises:
-            InputError: for a temperature or floor outside its range.
+            ValueError: for a temperature or floor outside its range.
         """
         return network(
             self.scorer(vocab_size),

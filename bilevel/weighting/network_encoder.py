@@ -13,15 +13,14 @@ from jaxtyping import Array, Bool, Float
 from bilevel.core.problem import Batch
 from bilevel.core.tree import PyTree
 from bilevel.errors import InputError
-from bilevel.weighting.network import Scorer
-from models.layers import (
+from bilevel.weighting.encoder_layers import (
     Declaration,
     Tensor,
-    declare_encoder_block,
+    block,
+    declare_block,
     declare_gated_mlp,
     declare_linear,
     declare_rms_norm,
-    encoder_block,
     gated_mlp,
     initial_values,
     linear,
@@ -30,9 +29,7 @@ from models.layers import (
     segment_positions,
     stacked,
 )
-
-_EPSILON = 1e-6
-_ROTARY_BASE = 10000.0
+from bilevel.weighting.network import Scorer
 
 
 @dataclass(frozen=True)
@@ -96,15 +93,15 @@ def encoder(vocab_size: int, settings: EncoderSettings = EncoderSettings()) -> S
         tokens, segments = batch["tokens"], batch["segments"]
         x = parameters["embedding"][tokens] + parameters["mark"][batch["loss_mask"].astype(jnp.int32)]
         mask = segments[:, :, None] == segments[:, None, :]
-        turn = rotation(segment_positions(segments), settings.width // heads, _ROTARY_BASE)
+        turn = rotation(segment_positions(segments), settings.width // heads)
         x, _ = jax.lax.scan(
-            lambda x, layer: (encoder_block(layer, x, mask, heads, turn), None), x, parameters["layers"]
+            lambda x, layer: (block(layer, x, mask, heads, turn), None), x, parameters["layers"]
         )
         real = segments > 0
         parts = [_row_means(x, real & chosen, batch) for chosen in (~batch["loss_mask"], batch["loss_mask"])]
-        pooled = rms_norm(parameters["pool_norm"], jnp.concatenate(parts, axis=-1), _EPSILON)
+        pooled = rms_norm(parameters["pool_norm"], jnp.concatenate(parts, axis=-1))
         pooled = linear(parameters["pool"], pooled)
-        return pooled + gated_mlp(parameters["mlp"], rms_norm(parameters["mlp_norm"], pooled, _EPSILON))
+        return pooled + gated_mlp(parameters["mlp"], rms_norm(parameters["mlp_norm"], pooled))
 
     def scores(
         parameters: PyTree, batch: Batch, losses: Float[Array, "micro rows"] | None
@@ -121,7 +118,7 @@ def encoder(vocab_size: int, settings: EncoderSettings = EncoderSettings()) -> S
             rows = jax.lax.map(one, seen)
         if settings.across_rows:
             rows = _mixed(parameters["across_rows"], rows, batch["row_id"] >= 0, heads)
-        rows = rms_norm(parameters["head_norm"], rows, _EPSILON)
+        rows = rms_norm(parameters["head_norm"], rows)
         return linear(parameters["head"], rows)[..., 0]
 
     return Scorer(init, scores, joint=settings.across_rows > 0)
@@ -131,21 +128,21 @@ def _declare(vocab_size: int, settings: EncoderSettings) -> Declaration:
     width, mlp_width = settings.width, settings.mlp_width
 
     def layers(count: int) -> Declaration:
-        return stacked(declare_encoder_block(width, settings.heads, mlp_width, count), count)
+        return stacked(declare_block(width, mlp_width, count), count)
 
-    def table(rows: int, axis: str) -> Tensor:
-        return Tensor((rows, width), (axis, "width"), initializers.normal(width**-0.5))
+    def table(rows: int) -> Tensor:
+        return Tensor((rows, width), initializers.normal(width**-0.5))
 
     declared: dict[str, Any] = {
-        "embedding": table(vocab_size, "vocab"),
-        "mark": table(2, "marks"),
+        "embedding": table(vocab_size),
+        "mark": table(2),
         "layers": layers(settings.layers),
         "pool_norm": declare_rms_norm(2 * width),
-        "pool": declare_linear(2 * width, width, ("width", "width")),
+        "pool": declare_linear(2 * width, width),
         "mlp_norm": declare_rms_norm(width),
-        "mlp": declare_gated_mlp(width, mlp_width, bias=False, output_std=mlp_width**-0.5),
+        "mlp": declare_gated_mlp(width, mlp_width, mlp_width**-0.5),
         "head_norm": declare_rms_norm(width),
-        "head": {"kernel": Tensor((width, 1), ("width", "score"), initializers.zeros)},
+        "head": {"kernel": Tensor((width, 1), initializers.zeros)},
     }
     if settings.across_rows:
         declared["across_rows"] = layers(settings.across_rows)
@@ -174,5 +171,5 @@ def _mixed(
     """Rows of a whole batch after attention across them; filler rows are seen by themselves alone."""
     flat, present = rows.reshape(1, -1, rows.shape[-1]), real.reshape(-1)
     mask = (present[None, :] | jnp.eye(present.size, dtype=bool))[None]
-    mixed, _ = jax.lax.scan(lambda x, layer: (encoder_block(layer, x, mask, heads), None), flat, layers)
+    mixed, _ = jax.lax.scan(lambda x, layer: (block(layer, x, mask, heads), None), flat, layers)
     return mixed.reshape(rows.shape)

@@ -62,7 +62,8 @@ def signal_scorer(signals: Float[Array, "pool signals"]) -> Scorer:
     the mean.
 
     Args:
-        signals: by `row_id`: a run's columns of loss, length, similarity and so on.
+        signals: by `row_id`: a run's columns of loss, length, similarity and so on. They belong to these rows; a
+            network of them is refused where there are more or fewer.
     """
     present = jnp.isfinite(signals)
     count = jnp.maximum(jnp.sum(present, axis=0), 1)
@@ -81,4 +82,4 @@ def signal_scorer(signals: Float[Array, "pool signals"]) -> Scorer:
     ) -> Float[Array, "micro rows"]:
         return table[jnp.maximum(batch["row_id"], 0)] @ coefficients
 
-    return Scorer(init, scores)
+    return Scorer(init, scores, sizes={"row_id": len(signals)})

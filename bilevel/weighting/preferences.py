@@ -57,7 +57,7 @@ def preferences(
 
 
 def rank_correlation(first: np.ndarray, second: np.ndarray) -> float | None:
-    """Returns Spearman's rank correlation, ties at their mean rank; None where it has no meaning.
+    """Spearman's rank correlation, ties at their mean rank; None where it has no meaning.
 
     That is where fewer than three pairs are known (no nan), or one of the two is constant.
 

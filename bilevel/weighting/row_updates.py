@@ -13,29 +13,34 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
+from bilevel.core.problem import Batch
+from bilevel.core.ranges import check_ranges
 from bilevel.core.tree import PyTree
+from bilevel.weighting.indices import named_ids
 
 _SMALLEST_WEIGHT = 1e-20
 
 
-def visited_sgd(rate: float) -> optax.GradientTransformationExtraArgs:
+def visited_sgd(rate: float, by: str = "row_id") -> optax.GradientTransformationExtraArgs:
     """logit_i <- logit_i - rate * rows_in_batch * (g_i - mean of g over visited rows), visited rows only.
 
-    The factor makes the rate that of one row's own loss, whatever the batch size.
+    The factor makes the rate that of one row's own loss, whatever the batch size. It counts the distinct rows (or
+    questions): a question moves by the mean over its answers, however many stand in the batch.
 
     Args:
         rate: logit change for a difference of one nat at weight one.
+        by: what has a logit, as in `row_logits`.
     """
 
     def direction(gradient: Float[Array, " pool"], logits: Float[Array, " pool"]) -> Float[Array, " pool"]:
         return gradient
 
-    return _on_visited(rate, direction)
+    return _on_visited(rate, by, direction)
 
 
-def exponentiated_gradient(rate: float) -> optax.GradientTransformationExtraArgs:
+def exponentiated_gradient(rate: float, by: str = "row_id") -> optax.GradientTransformationExtraArgs:
     """w_i <- w_i exp(-rate * (s_i - mean of s over visited rows)), s_i the derivative with respect to the weight.
 
     Mirror descent on the simplex. In logits it is gradient descent without the softmax's own factor, so a row whose
@@ -44,6 +49,7 @@ def exponentiated_gradient(rate: float) -> optax.GradientTransformationExtraArgs
 
     Args:
         rate: change of log weight for a difference of one nat.
+        by: what has a logit, as in `row_logits`.
 
     References:
         Kivinen & Warmuth, Exponentiated Gradient versus Gradient Descent for Linear Predictors, 1997.
@@ -55,34 +61,34 @@ def exponentiated_gradient(rate: float) -> optax.GradientTransformationExtraArgs
         # one after the other, and their ratio can be anything.
         return gradient / jnp.maximum(shares, _SMALLEST_WEIGHT)
 
-    return _on_visited(rate, direction)
+    return _on_visited(rate, by, direction)
 
 
 Logits = Float[Array, " pool"]
 
 
 def _on_visited(
-    rate: float, direction: Callable[[Logits, Logits], Logits]
+    rate: float, by: str, direction: Callable[[Logits, Logits], Logits]
 ) -> optax.GradientTransformationExtraArgs:
-    if rate <= 0:
-        raise ValueError(f"the rate of row weights must be positive, not {rate}")
+    check_ranges({"rate": rate}, ("rate", rate > 0, "positive"))
 
     def update(
         gradient: PyTree,
         state: optax.EmptyState,
         params: PyTree,
         *,
-        visited: Int[Array, "*rows"],
+        batch: Batch,
         **_: object,
     ) -> tuple[PyTree, optax.EmptyState]:
-        ids = visited.reshape(-1)
+        ids = named_ids(batch, by).reshape(-1)
 
         def update_table(gradient: Logits, logits: Logits) -> Logits:
             real = jnp.where(ids >= 0, ids, logits.size)
             seen = jnp.zeros(logits.shape, bool).at[real].set(True, mode="drop")
+            distinct = jnp.sum(seen)
             step = direction(gradient, logits)
-            mean = jnp.sum(jnp.where(seen, step, 0.0)) / jnp.maximum(jnp.sum(seen), 1)
-            return -rate * jnp.sum(ids >= 0) * jnp.where(seen, step - mean, 0.0)
+            mean = jnp.sum(jnp.where(seen, step, 0.0)) / jnp.maximum(distinct, 1)
+            return -rate * distinct * jnp.where(seen, step - mean, 0.0)
 
         # Over trees, so that the rule can move the tables of a product, or those that a mask leaves.
         return jax.tree.map(update_table, gradient, params), state

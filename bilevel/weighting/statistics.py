@@ -11,13 +11,13 @@ from jaxtyping import Array, Float
 
 
 def effective_sample_size(weights: Float[ArrayLike, "*rows"]) -> Float[Array, ""]:
-    """Returns (sum w)^2 / sum w^2: the number of equally weighted rows with the same variance of the mean."""
+    """(sum w)^2 / sum w^2: the number of equally weighted rows with the same variance of the mean."""
     weights = jnp.asarray(weights)
     return jnp.sum(weights) ** 2 / jnp.maximum(jnp.sum(weights**2), jnp.finfo(jnp.float32).tiny)
 
 
 def heaviest_share(weights: np.ndarray, rows: float) -> float | None:
-    """Returns the share of all weight that the heaviest rows carry.
+    """The share of all weight that the heaviest rows carry.
 
     Args:
         weights: [rows], 0 or more.
@@ -34,7 +34,7 @@ def heaviest_share(weights: np.ndarray, rows: float) -> float | None:
 
 
 def separation_auc(lower: np.ndarray, higher: np.ndarray) -> float | None:
-    """Returns the probability that a weight of `higher` exceeds one of `lower`, ties counted half.
+    """The probability that a weight of `higher` exceeds one of `lower`, ties counted half.
 
     The area under the ROC curve; None when a group is empty.
     """

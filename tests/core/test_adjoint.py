@@ -14,14 +14,13 @@ from bilevel.core import (
     Curvature,
     EstimatorSettings,
     Mean,
-    OutputLoss,
     Problem,
     RowProblem,
     conjugate_gradient,
     make_solver,
 )
 from bilevel.core.lower_level import row_scores
-from bilevel.objectives import mean_loss, response_losses
+from bilevel.objectives import mean_loss, response_losses, response_losses_of_logits
 from bilevel.weighting import row_logits, uniform
 from tests.zoo import in_micro_batches, network, point_of, row_problem, rows
 
@@ -79,14 +78,10 @@ def tokens(seed: int, sequences: int, config=CONFIG):
 def language_model(config=CONFIG) -> RowProblem:
     """Row losses of a decoder that say what their outputs are."""
 
-    def losses(logits, batch):
-        scores = models.scores_of_logits(logits, batch)
-        return response_losses(lambda params, batch: scores)(None, batch)
-
-    row_losses = OutputLoss(
-        lambda params, batch: models.logits(params, batch["tokens"], batch["segments"], config), losses
+    row_losses = response_losses_of_logits(
+        lambda params, batch: models.logits(params, batch["tokens"], batch["segments"], config)
     )
-    return RowProblem(row_losses, row_logits(4), mean_loss(row_losses))
+    return RowProblem(row_losses, row_logits(), mean_loss(row_losses))
 
 
 def solved(config, iterations: int, curvature: Curvature):
@@ -155,7 +150,7 @@ def test_a_second_step_compiles_nothing(settings):
     solver = make_solver(settings, row_problem(16), optax.adam(1e-2), optax.sgd(0.1))
     chex.clear_trace_counter()
     step = jax.jit(chex.assert_max_traces(solver.step, n=1))
-    state = solver.init(jax.random.key(0), network(jax.random.key(1)))
+    state = solver.init(jax.random.key(0), network(jax.random.key(1)), {"row_id": 16})
     for seed in range(3):
         lower = in_micro_batches(rows(seed, 8, 16), 2)
         state, report = step(

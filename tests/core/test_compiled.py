@@ -77,3 +77,21 @@ def test_closed_over_arrays_stay_split_over_devices():
     np.testing.assert_array_equal(ours(x), np.full((8, 4), 16.0))
     # Each device holds an eighth of both.
     assert ours.lower(x).compile().memory_analysis().argument_size_in_bytes == 4 * (2 * 4 + 16)
+
+
+def test_results_lie_where_they_are_wanted():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+
+    def results(x):
+        return {"pair": (x, 2 * x), "sum": jnp.sum(x), "free": x + 1, "none": None}
+
+    wanted = {"pair": split, "sum": whole, "free": None, "none": split}
+    found = Compiled(results, out_shardings=wanted)(jnp.arange(16.0))
+    assert [leaf.sharding for leaf in found["pair"]] == [split, split]
+    assert found["sum"].sharding == whole
+    assert found["none"] is None
+    np.testing.assert_array_equal(found["free"], jnp.arange(16.0) + 1)
+    everything = Compiled(results, out_shardings=whole)(jnp.arange(16.0))
+    assert {leaf.sharding for leaf in jax.tree.leaves(everything)} == {whole}

@@ -13,7 +13,7 @@ import pytest
 
 from bilevel.core import alternating, identity, implicit, optimizer_aware, penalty, soba, unroll
 from bilevel.core.problem import Problem
-from bilevel.layout.devices import data_mesh, place_batch, replicate
+from bilevel.layout import data_layout
 from bilevel.weighting import exponentiated_gradient, loss_scorer, row_logits
 from bilevel.weighting import network as network_weighting
 from models.attention.reverse_only import reverse_only
@@ -21,6 +21,7 @@ from models.errors import ModelError
 from tests.zoo import in_micro_batches, network, row_losses, row_problem, rows, upper
 
 POOL = 16
+SIZES = {"row_id": POOL}
 
 
 def solvers(problem=None):
@@ -53,7 +54,7 @@ def solver(request):
 
 def begun(solver):
     """A state one inner step in, where the penalty's copies have parted."""
-    state = solver.init(jax.random.key(0), network(jax.random.key(1)))
+    state = solver.init(jax.random.key(0), network(jax.random.key(1)), SIZES)
     return compiled(solver)(state, *batches(seed=9), updates=("inner",))[0]
 
 
@@ -89,7 +90,7 @@ def forward_passes(hypergradient, weighting=None, pieces=1, updates=("inner", "o
 
     problem = row_problem(POOL, weighting=weighting)._replace(row_losses=counted)
     solver = alternating(problem, optax.adam(1e-2), optax.sgd(0.1), hypergradient)
-    state = solver.init(jax.random.key(0), network(jax.random.key(1)))
+    state = solver.init(jax.random.key(0), network(jax.random.key(1)), SIZES)
     jax.eval_shape(partial(solver.step, updates=updates), state, *batches(pieces=pieces))
     return len(calls)
 
@@ -112,7 +113,7 @@ def test_a_weighting_that_reads_losses_shares_the_gradients_forward_pass():
 def test_inner_steps_at_frozen_outer_variables_are_plain_training():
     solver = solvers()["identity"]
     params = network(jax.random.key(1))
-    state, step = solver.init(jax.random.key(0), params), compiled(solver)
+    state, step = solver.init(jax.random.key(0), params, SIZES), compiled(solver)
     optimizer = optax.adam(1e-2)
     moments = optimizer.init(params)
     for seed in range(3):
@@ -126,7 +127,7 @@ def test_inner_steps_at_frozen_outer_variables_are_plain_training():
 
 
 def test_a_step_that_is_not_finite_is_skipped_and_counted(solver):
-    state = solver.init(jax.random.key(0), network(jax.random.key(1)))
+    state = solver.init(jax.random.key(0), network(jax.random.key(1)), SIZES)
     step = compiled(solver)
     lower, upper_batch = batches()
     poisoned = {**lower, "y": lower["y"].copy()}
@@ -142,7 +143,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(solver):
 
 
 def test_several_lower_steps_and_micro_batches_agree_with_one_batch_after_another(solver):
-    state = solver.init(jax.random.key(0), network(jax.random.key(1)))
+    state = solver.init(jax.random.key(0), network(jax.random.key(1)), SIZES)
     lower, upper_batch = batches(lower_steps=3)
     together, _ = compiled(solver)(state, lower, upper_batch, updates=("inner",))
     apart = state
@@ -163,11 +164,11 @@ def test_eight_devices_give_the_numbers_of_one(solver):
     lower, upper_batch = batches()
     results = []
     for devices in (jax.devices()[:1], jax.devices()):
-        mesh = data_mesh(devices)
-        state = replicate(solver.init(jax.random.key(0), network(jax.random.key(1))), mesh)
+        layout = data_layout(devices)
+        state = layout.replicate(solver.init(jax.random.key(0), network(jax.random.key(1)), SIZES))
         step = compiled(solver)
         for _ in range(3):
-            state, _ = step(state, place_batch(lower, mesh, axis=2), place_batch(upper_batch, mesh, axis=1))
+            state, _ = step(state, layout.split(lower, axis=2), layout.split(upper_batch, axis=1))
         results.append(jax.device_get((state.inner.inner, state.outer.inner)))
     assert len(jax.devices()) == 8
     chex.assert_trees_all_close(*results, rtol=1e-4, atol=1e-5)
@@ -176,13 +177,13 @@ def test_eight_devices_give_the_numbers_of_one(solver):
 def test_a_second_step_compiles_nothing(solver):
     chex.clear_trace_counter()
     step = jax.jit(chex.assert_max_traces(solver.step, n=1))
-    state = solver.init(jax.random.key(0), network(jax.random.key(1)))
+    state = solver.init(jax.random.key(0), network(jax.random.key(1)), SIZES)
     for seed in range(3):
         state, _ = step(state, *batches(seed))
 
 
 def test_padding_a_batch_with_filler_rows_changes_nothing(solver):
-    state = solver.init(jax.random.key(0), network(jax.random.key(1)))
+    state = solver.init(jax.random.key(0), network(jax.random.key(1)), SIZES)
     lower, upper_batch = batches()
     padded = {n: np.concatenate([v, np.zeros_like(v[:, :, :4])], axis=2) for n, v in lower.items()}
     padded["row_id"][:, :, 8:] = -1
@@ -194,7 +195,7 @@ def test_padding_a_batch_with_filler_rows_changes_nothing(solver):
 
 def test_two_penalty_copies_start_equal_and_part():
     solver = solvers()["penalty"]
-    state = solver.init(jax.random.key(0), network(jax.random.key(1)))
+    state = solver.init(jax.random.key(0), network(jax.random.key(1)), SIZES)
     chex.assert_trees_all_equal(state.inner, state.extra)
     after, _ = compiled(solver)(state, *batches())
     # Pre-update losses of equal copies are equal: the first step has no excess loss to move weights by.
@@ -208,13 +209,13 @@ def test_optimizers_without_a_derivative_are_refused(name):
         row_problem(POOL), getattr(optax, name)(1e-3), optax.identity(), implicit(optimizer_aware())
     )
     with pytest.raises(ValueError, match="does not depend smoothly"):
-        solver.init(jax.random.key(0), network(jax.random.key(1)))
+        solver.init(jax.random.key(0), network(jax.random.key(1)), SIZES)
 
 
 def test_optimizers_with_a_warm_up_from_zero_are_not_refused():
     warm = optax.adam(optax.linear_schedule(0.0, 1e-2, 10))
     solver = alternating(row_problem(POOL), warm, optax.identity(), implicit(optimizer_aware()))
-    solver.init(jax.random.key(0), network(jax.random.key(1)))
+    solver.init(jax.random.key(0), network(jax.random.key(1)), SIZES)
 
 
 def test_a_general_problem_needs_outer_variables_to_begin_with():
@@ -224,7 +225,7 @@ def test_a_general_problem_needs_outer_variables_to_begin_with():
 
 
 def test_an_outer_penalty_has_no_general_form():
-    problem = row_problem(POOL, outer_penalty=lambda outer, memory, batch: jnp.sum(outer))
+    problem = row_problem(POOL, outer_penalty=lambda outer, memory, batch, losses: jnp.sum(outer))
     with pytest.raises(ValueError, match="no general form"):
         problem.general()
 
@@ -234,7 +235,7 @@ def test_an_outer_penalty_has_no_general_form():
 )
 def test_row_logits_refuse_options_outside_their_range(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
-        row_logits(POOL, **bad)
+        row_logits(**bad)
 
 
 def gradients_alone(params, batch):

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from bilevel.core.curvature import HESSIAN, Curvature, Product, damped, unit
 from bilevel.core.hypergradient import Adjoint, Diagnostics, Direction, Levels, Point
+from bilevel.core.ranges import check_ranges
 from bilevel.core.tree import PyTree, add_scaled, norm, vdot, widened
 
 
@@ -49,10 +50,11 @@ def conjugate_gradient(
         Hestenes & Stiefel, Methods of Conjugate Gradients for Solving Linear Systems, 1952.
         Pedregosa, Hyperparameter Optimization with Approximate Gradient, ICML 2016.
     """
-    if iterations < 1:
-        raise ValueError(f"iterations must be at least 1, not {iterations}")
-    if not 0 <= tolerance < 1:
-        raise ValueError(f"tolerance must be in [0, 1), not {tolerance}")
+    check_ranges(
+        {"iterations": iterations, "tolerance": tolerance},
+        ("iterations", iterations >= 1, "at least 1"),
+        ("tolerance", 0 <= tolerance < 1, "in [0, 1)"),
+    )
 
     def init(levels: Levels, inner: PyTree) -> PyTree:
         curvature.check(levels)

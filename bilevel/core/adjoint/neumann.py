@@ -9,6 +9,7 @@ from jaxtyping import Array
 
 from bilevel.core.curvature import HESSIAN, Curvature, damped, largest_curvature, relative
 from bilevel.core.hypergradient import Adjoint, Diagnostics, Direction, Levels, Point
+from bilevel.core.ranges import check_ranges
 from bilevel.core.tree import PyTree, add_scaled, norm, vdot, widened
 
 
@@ -34,10 +35,11 @@ def neumann(
     References:
         Lorraine, Vicol & Duvenaud, Optimizing Millions of Hyperparameters by Implicit Differentiation, AISTATS 2020.
     """
-    if iterations < 1:
-        raise ValueError(f"iterations must be at least 1, not {iterations}")
-    if step_size is not None and step_size <= 0:
-        raise ValueError(f"step_size must be positive, not {step_size}")
+    check_ranges(
+        {"iterations": iterations, "step_size": step_size},
+        ("iterations", iterations >= 1, "at least 1"),
+        ("step_size", step_size is None or step_size > 0, "positive"),
+    )
 
     def init(levels: Levels, inner: PyTree) -> PyTree:
         curvature.check(levels)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from bilevel.core.curvature import DAMPED_HESSIAN, Curvature, damped, relative
 from bilevel.core.hypergradient import Adjoint, Diagnostics, Direction, Levels, Point
+from bilevel.core.ranges import check_ranges
 from bilevel.core.tree import PyTree, add_scaled, norm, size, vdot, widened
 
 _STACKED_ROUNDING = 16
@@ -33,8 +34,7 @@ def nystrom(rank: int = 10, curvature: Curvature = DAMPED_HESSIAN) -> Adjoint:
         Hataya & Yamada, Nystrom Method for Accurate and Scalable Implicit Differentiation, AISTATS 2023.
         Frangella, Tropp & Udell, Randomized Nystrom Preconditioning, SIAM J. Matrix Anal. Appl. 2023.
     """
-    if rank < 1:
-        raise ValueError(f"rank must be at least 1, not {rank}")
+    check_ranges({"rank": rank}, ("rank", rank >= 1, "at least 1"))
     if curvature.damping == 0 and curvature.relative_damping == 0:
         raise ValueError(
             "nystrom divides what its sketch misses by the damping: give damping or relative_damping"

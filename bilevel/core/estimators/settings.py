@@ -1,36 +1,19 @@
-"""Which estimator, and how hard it works: one flat dataclass that a command line can show."""
+"""How hard an estimator works: one flat dataclass that a command line can show."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-EstimatorName = Literal[
-    "identity",
-    "optimizer_aware",
-    "conjugate_gradient",
-    "neumann",
-    "nystrom",
-    "dense",
-    "unroll",
-    "soba",
-    "amigo",
-    "penalty",
-    "penalty_single",
-    "value_gap",
-    "bome",
-    "evolution_strategies",
-    "pzobo",
-]
-"""Every name in the table, spelled out for command lines and type checkers."""
+from bilevel.core.ranges import check_ranges
 
 
 @dataclass(frozen=True)
-class EstimatorSettings:
-    """How the hypergradient is estimated. An estimator reads what concerns it and leaves the rest.
+class AnySettings:
+    """Settings of any estimator; what each reads stands in its row of the table, see `EstimatorSettings`.
 
     Attributes:
-        name: which estimator; docs/estimators.md compares them.
+        name: which estimator.
         iterations: products with the second derivative that `conjugate_gradient`, `neumann` and `amigo` spend.
         tolerance: relative residual at which `conjugate_gradient` stops early.
         curvature: which second derivative the implicit rules invert; `gauss_newton` is never negative.
@@ -51,7 +34,7 @@ class EstimatorSettings:
         radius: length of their differences, in each outer variable's own unit.
     """
 
-    name: EstimatorName = "optimizer_aware"
+    name: str = "optimizer_aware"
     iterations: int = 10
     tolerance: float = 0.0
     curvature: Literal["hessian", "gauss_newton"] = "hessian"
@@ -69,7 +52,8 @@ class EstimatorSettings:
     radius: float = 1e-2
 
     def __post_init__(self) -> None:
-        for name, inside, allowed in (
+        check_ranges(
+            self,
             ("iterations", self.iterations >= 1, "at least 1"),
             ("tolerance", 0 <= self.tolerance < 1, "in [0, 1)"),
             ("damping", self.damping >= 0, "0 or more"),
@@ -81,6 +65,4 @@ class EstimatorSettings:
             ("eta", 0 < self.eta <= 1, "in (0, 1]"),
             ("samples", self.samples >= 1, "at least 1"),
             ("radius", self.radius > 0, "positive"),
-        ):
-            if not inside:
-                raise ValueError(f"{name} must be {allowed}, not {getattr(self, name)}")
+        )

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from bilevel.core.curvature import Curvature
-from bilevel.core.estimators.settings import EstimatorSettings
+from bilevel.core.estimators.settings import AnySettings
 from bilevel.core.estimators.table import Estimator, Ingredients
 from bilevel.core.solver import Solver, amigo, soba
 
 
 def _soba(given: Ingredients) -> Solver:
     settings = given.settings
-    if settings.relative_damping > 0 or settings.curvature != "hessian":
-        raise ValueError(
-            "soba: takes the Hessian with damping, not relative_damping or gauss_newton: take amigo"
-        )
     return soba(
-        given.problem, given.inner, given.outer, settings.step_size, settings.damping, given.outer_start
+        given.problem,
+        given.inner,
+        given.outer,
+        step_size=settings.step_size,
+        damping=settings.damping,
+        outer_start=given.outer_start,
     )
 
 
-def _curvature(settings: EstimatorSettings) -> Curvature:
+def _curvature(settings: AnySettings) -> Curvature:
     return Curvature(
         settings.curvature, settings.damping, settings.relative_damping, reuse=bool(settings.reuse)
     )
@@ -31,10 +32,10 @@ def _amigo(given: Ingredients) -> Solver:
         given.problem,
         given.inner,
         given.outer,
-        settings.iterations,
-        settings.step_size,
-        _curvature(settings),
-        given.outer_start,
+        linear_steps=settings.iterations,
+        step_size=settings.step_size,
+        curvature=_curvature(settings),
+        outer_start=given.outer_start,
     )
 
 
@@ -47,6 +48,8 @@ SINGLE_LOOP = (
         cost="1 gradient + 1 Hessian product, which holds the lower gradient and the cross term",
         memory="q and the tape of one product",
         assumes="positive curvature; q keeps up with the inner variables",
+        reads=("step_size", "damping"),
+        inverts=True,
         solver=_soba,
         references="Dagréou et al. 2022 (SOBA)",
     ),
@@ -58,6 +61,8 @@ SINGLE_LOOP = (
         cost="1 gradient + 1 jvp + 2 to 3 gradients an iteration, and one product more",
         memory="3 vectors and the tape of one product",
         assumes="positive curvature, and a step below 2 / (largest eigenvalue)",
+        reads=("iterations", "step_size", "curvature", "damping", "relative_damping", "reuse"),
+        inverts=True,
         solver=_amigo,
         references="Arbel & Mairal 2022 (AmIGO)",
     ),

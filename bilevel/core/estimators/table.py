@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple
 
 import optax
 from jaxtyping import Array
 
-from bilevel.core.estimators.settings import EstimatorSettings
+from bilevel.core.estimators.settings import AnySettings
 from bilevel.core.hypergradient import Hypergradient
 from bilevel.core.problem import Problem, RowProblem
 from bilevel.core.solver import Solver, alternating
@@ -34,7 +34,7 @@ class Ingredients(NamedTuple):
     problem: Problem | RowProblem
     inner: optax.GradientTransformation
     outer: optax.GradientTransformation
-    settings: EstimatorSettings
+    settings: AnySettings
     upper_share: Callable[[Array], Array] | None = None
     scale_outer: bool = True
     outer_start: PyTree | None = None
@@ -52,11 +52,13 @@ class Estimator:
         cost: of one outer step, beyond the lower steps.
         memory: beyond parameters, optimizer state and the tape of one gradient.
         assumes: what must hold for the estimate to mean what it says.
+        reads: the settings that it takes; others that are given are refused.
         solver: from ingredients to a solver.
         hypergradient: from settings to the estimator itself, for those that stand apart from their solver.
         scale: what the solver's outer gradient must be divided by to be the hypergradient.
         descends: what its outer steps descend, where that is not the upper loss after training.
         references: papers.
+        inverts: whether it solves a linear system with the lower level's second derivative.
     """
 
     name: str
@@ -66,21 +68,43 @@ class Estimator:
     cost: str
     memory: str
     assumes: str
+    reads: tuple[str, ...]
     solver: Callable[[Ingredients], Solver]
-    hypergradient: Callable[[EstimatorSettings], Hypergradient] | None = None
-    scale: Callable[[EstimatorSettings], float] = lambda settings: 1.0
+    hypergradient: Callable[[AnySettings], Hypergradient] | None = None
+    scale: Callable[[AnySettings], float] = lambda settings: 1.0
     descends: str = ""
     references: str = ""
+    inverts: bool = False
+
+    def check(self, settings: AnySettings) -> None:
+        """Refuses settings that this estimator would drop.
+
+        Raises:
+            ValueError: naming them.
+        """
+        dropped = [
+            field.name
+            for field in fields(settings)
+            if field.name not in ("name", *self.reads) and getattr(settings, field.name) != field.default
+        ]
+        if dropped:
+            raise ValueError(
+                f"{self.name} takes no {' or '.join(dropped)}: it reads {', '.join(self.reads)} alone"
+            )
 
 
 def alternating_with(
-    hypergradient: Callable[[EstimatorSettings], Hypergradient],
+    hypergradient: Callable[[AnySettings], Hypergradient],
 ) -> Callable[[Ingredients], Solver]:
-    """Returns how a solver is made that alternates lower steps with steps along this hypergradient."""
+    """How a solver is made that alternates lower steps with steps along this hypergradient."""
 
     def solver(given: Ingredients) -> Solver:
         return alternating(
-            given.problem, given.inner, given.outer, hypergradient(given.settings), given.outer_start
+            given.problem,
+            given.inner,
+            given.outer,
+            hypergradient(given.settings),
+            outer_start=given.outer_start,
         )
 
     return solver

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from bilevel.core.estimators.settings import EstimatorSettings
+from bilevel.core.estimators.settings import AnySettings
 from bilevel.core.estimators.table import Estimator, alternating_with
 from bilevel.core.hypergradient import Hypergradient
 from bilevel.core.unroll import unroll
 from bilevel.core.zeroth_order import evolution_strategies, pzobo
 
 
-def _unroll(settings: EstimatorSettings) -> Hypergradient:
+def _unroll(settings: AnySettings) -> Hypergradient:
     return unroll(settings.mode, settings.last_steps)
 
 
-def _evolution_strategies(settings: EstimatorSettings) -> Hypergradient:
+def _evolution_strategies(settings: AnySettings) -> Hypergradient:
     return evolution_strategies(settings.samples, settings.radius)
 
 
-def _pzobo(settings: EstimatorSettings) -> Hypergradient:
+def _pzobo(settings: AnySettings) -> Hypergradient:
     return pzobo(settings.samples, settings.radius)
 
 
@@ -30,6 +30,7 @@ TRAINING = (
         cost="1 gradient + 1 jvp + (K - 1) Hessian products (2 to 3 gradients each)",
         memory="K iterates with optimizer state and gradient, and the tape of one product",
         assumes="an optimizer with a derivative, past its first steps; looks K steps ahead",
+        reads=("mode", "last_steps"),
         solver=alternating_with(_unroll),
         hypergradient=_unroll,
         references="Maclaurin et al. 2015; Franceschi et al. 2017; Shaban et al. 2019; Kemaev et al. 2025 (MixFlow-MG)",
@@ -42,6 +43,7 @@ TRAINING = (
         cost="2 K gradients a sample",
         memory="1 more iterate",
         assumes="about as many samples as outer variables: for a weight a row it is noise",
+        reads=("samples", "radius"),
         solver=alternating_with(_evolution_strategies),
         hypergradient=_evolution_strategies,
         references="Salimans et al. 2017; Choromanski et al. 2018",
@@ -54,6 +56,7 @@ TRAINING = (
         cost="1 gradient + K gradients a sample",
         memory="1 more iterate",
         assumes="as evolution_strategies; one-sided differences, so a smaller radius",
+        reads=("samples", "radius"),
         solver=alternating_with(_pzobo),
         hypergradient=_pzobo,
         references="Sow et al. 2022 (PZOBO)",

@@ -1,7 +1,7 @@
 """The lower level as solvers see it: the same few operations for row problems and for general ones."""
 
-from bilevel.core.lower_level.of_functions import of_functions
-from bilevel.core.lower_level.of_rows import of_rows
+from bilevel.core.lower_level.of_functions import LowerFunction
+from bilevel.core.lower_level.of_rows import LowerRows
 from bilevel.core.lower_level.of_rows import row_losses as row_losses
 from bilevel.core.lower_level.of_rows import row_scores as row_scores
 from bilevel.core.lower_level.operations import LowerLevel as LowerLevel
@@ -12,5 +12,5 @@ from bilevel.core.problem import Problem, RowProblem
 
 
 def lower_level(problem: Problem | RowProblem) -> LowerLevel:
-    """Returns the lower level's operations for either form of a problem."""
-    return of_rows(problem) if isinstance(problem, RowProblem) else of_functions(problem)
+    """The lower level's operations for either form of a problem."""
+    return LowerRows(problem) if isinstance(problem, RowProblem) else LowerFunction(problem)

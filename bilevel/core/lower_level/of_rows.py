@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
 from typing import NamedTuple
 
 import jax
@@ -12,59 +14,39 @@ from jaxtyping import Array, Float
 
 from bilevel.core.accumulate import divide, over_micro_batches
 from bilevel.core.losses import Mean, Reduction, RowLosses
-from bilevel.core.lower_level.operations import LinearisedPass, LowerLevel, LowerPass, Visit, Weighed
-from bilevel.core.problem import Batch, OutputLoss, RowProblem
+from bilevel.core.lower_level.operations import LinearisedPass, LowerPass, Visit, Weighed
+from bilevel.core.problem import Batch, OutputLoss, RowProblem, Seen, Weighting
 from bilevel.core.tree import PyTree
 
 
-def of_rows(problem: RowProblem) -> LowerLevel:
-    """Returns the operations of a row problem's lower level."""
-    weighting, reduction = problem.weighting, problem.reduction
-    once = problem.first_order or problem.row_losses
+@dataclass(frozen=True)
+class LowerRows:
+    """The operations of a row problem's lower level, see `LowerLevel`. Weights are [micro, rows].
 
-    def weigh(
-        outer: PyTree, memory: PyTree, inner: PyTree, batches: Batch, losses: RowLosses | None = None
-    ) -> Weighed:
-        if losses is None and weighting.needs_losses:
-            losses = row_losses(problem, inner, batches)
-        weights, transposed = jax.vjp(
-            lambda outer: weighting.weights(outer, memory, batches, jax.lax.stop_gradient(losses)), outer
-        )
+    Attributes:
+        problem: the bilevel problem.
+    """
 
-        def pull_back(signal: Float[Array, "micro rows"]) -> PyTree:
-            return transposed(signal.astype(weights.dtype))[0]
+    problem: RowProblem
 
-        def with_penalty(gradient: PyTree) -> PyTree:
-            if problem.outer_penalty is None:
-                return gradient
-            return optax.tree.add(gradient, jax.grad(problem.outer_penalty)(outer, memory, batches))
+    @property
+    def _once(self) -> Callable[[PyTree, Batch], RowLosses]:
+        return self.problem.first_order or self.problem.row_losses
 
-        return Weighed(weights, losses, pull_back, with_penalty)
-
-    def gradient(
-        outer: PyTree,
-        weights: Float[Array, "micro rows"],
-        inner: PyTree,
-        batches: Batch,
-        twice: bool = False,
-    ) -> LowerPass:
-        def one(batch: Batch, weights: Float[Array, " rows"]) -> tuple[tuple[Mean, PyTree], RowLosses]:
-            near = _rows_near(problem.row_losses if twice else once, inner, batch, reduction)
-            return (near.losses.weighted(weights, reduction), near.pull_back(weights)), near.losses
-
-        (loss, gradient), losses = over_micro_batches(one, batches, weights)
-        return LowerPass(loss, divide(gradient, loss.count), _per_row(losses, reduction, loss.count), losses)
-
-    def visit(outer: PyTree, memory: PyTree, inner: PyTree, batches: Batch, keep: bool = False) -> Visit:
+    def visit(
+        self, outer: PyTree, memory: PyTree, inner: PyTree, batches: Batch, *, keep: bool = False
+    ) -> Visit:
+        reduction = self.problem.reduction
         pieces = jax.tree.leaves(batches)[0].shape[0]
         if pieces > 1:  # of a micro-batch nothing is held while the next one runs
-            weighed = weigh(outer, memory, inner, batches)
-            return Visit(weighed, gradient(outer, weighed.weights, inner, batches))
+            weighed = self.weigh(outer, memory, inner, batches)
+            return Visit(weighed, self.gradient(outer, weighed.weights, inner, batches))
         only = jax.tree.map(lambda x: x[0], batches)
-        near = _rows_near(once, inner, only, reduction, keep and once is problem.row_losses)
+        forward = keep and self._once is self.problem.row_losses
+        near = _rows_near(self._once, inner, only, reduction, forward)
         losses = jax.tree.map(lambda x: x[None], near.losses)
         # Losses are there before weights and gradient: weightings that read them need no forward pass of their own.
-        weighed = weigh(outer, memory, inner, batches, losses if weighting.needs_losses else None)
+        weighed = self.weigh(outer, memory, inner, batches, losses)
         loss = near.losses.weighted(weighed.weights[0], reduction)
         slope = divide(near.pull_back(weighed.weights[0]), loss.count)
         passed = LowerPass(loss, slope, _per_row(losses, reduction, loss.count), losses)
@@ -73,20 +55,75 @@ def of_rows(problem: RowProblem) -> LowerLevel:
             return Visit(weighed, passed)
         return Visit(weighed, passed, lambda q: push_forward(q)[None] / jnp.maximum(loss.count, 1))
 
+    def weigh(
+        self, outer: PyTree, memory: PyTree, inner: PyTree, batches: Batch, losses: RowLosses | None = None
+    ) -> Weighed:
+        weighting, penalty = self.problem.weighting, self.problem.outer_penalty
+        if not weighting.needs_losses:
+            read = None
+        else:
+            read = row_losses(self.problem, inner, batches) if losses is None else losses
+            read = jax.lax.stop_gradient(read)
+        weights, transposed, factors = jax.vjp(
+            lambda outer: weights_and_factors(weighting, outer, memory, batches, read),
+            outer,
+            has_aux=True,
+        )
+
+        def pull_back(signal: Float[Array, "micro rows"]) -> PyTree:
+            return transposed(signal.astype(weights.dtype))[0]
+
+        if penalty is None:
+            return Weighed(weights, read, pull_back, None, factors)
+        return Weighed(
+            weights, read, pull_back, lambda: jax.grad(penalty)(outer, memory, batches, read), factors
+        )
+
+    def gradient(
+        self,
+        outer: PyTree,
+        weights: Float[Array, "micro rows"],
+        inner: PyTree,
+        batches: Batch,
+        *,
+        twice: bool = False,
+    ) -> LowerPass:
+        reduction = self.problem.reduction
+        losses_of = self.problem.row_losses if twice else self._once
+
+        def one(batch: Batch, weights: Float[Array, " rows"]) -> tuple[tuple[Mean, PyTree], RowLosses]:
+            near = _rows_near(losses_of, inner, batch, reduction)
+            return (near.losses.weighted(weights, reduction), near.pull_back(weights)), near.losses
+
+        (loss, gradient), losses = over_micro_batches(one, batches, weights)
+        return LowerPass(loss, divide(gradient, loss.count), _per_row(losses, reduction, loss.count), losses)
+
     def cross_signal(
-        outer: PyTree, weights: Float[Array, "micro rows"], inner: PyTree, batches: Batch, direction: PyTree
+        self,
+        outer: PyTree,
+        weights: Float[Array, "micro rows"],
+        inner: PyTree,
+        batches: Batch,
+        direction: PyTree,
     ) -> Float[Array, "micro rows"]:
-        scores, losses = row_scores(problem, inner, batches, direction)
-        return scores / jnp.maximum(losses.denominator(reduction), 1)
+        scores, losses = row_scores(self.problem, inner, batches, direction)
+        return scores / jnp.maximum(losses.denominator(self.problem.reduction), 1)
 
     def linearised_gradient(
-        outer: PyTree, weights: Float[Array, "micro rows"], inner: PyTree, batches: Batch, direction: PyTree
+        self,
+        outer: PyTree,
+        weights: Float[Array, "micro rows"],
+        inner: PyTree,
+        batches: Batch,
+        direction: PyTree,
     ) -> LinearisedPass:
+        reduction = self.problem.reduction
+
         def one(
             batch: Batch, weights: Float[Array, " rows"]
         ) -> tuple[tuple[Mean, PyTree, PyTree], tuple[RowLosses, Array]]:
             def gradient_and_contributions(inner: PyTree) -> tuple[tuple[PyTree, Array], tuple]:
-                near = _rows_near(problem.row_losses, inner, batch, reduction)
+                near = _rows_near(self.problem.row_losses, inner, batch, reduction)
                 gradient, contributions = near.pull_back(weights), near.losses.contributions(reduction)
                 return (gradient, contributions), (near.losses.weighted(weights, reduction), near.losses)
 
@@ -104,18 +141,32 @@ def of_rows(problem: RowProblem) -> LowerLevel:
             scores / jnp.maximum(loss.count, 1),
         )
 
-    def loss(outer: PyTree, weights: Float[Array, " rows"], inner: PyTree, batch: Batch) -> Mean:
-        return problem.row_losses(inner, batch).weighted(weights, reduction)
+    def loss(self, outer: PyTree, weights: Float[Array, " rows"], inner: PyTree, batch: Batch) -> Mean:
+        return self.problem.row_losses(inner, batch).weighted(weights, self.problem.reduction)
 
-    level = LowerLevel(visit, weigh, gradient, cross_signal, linearised_gradient, weighting.update, loss)
-    if not isinstance(problem.row_losses, OutputLoss):
-        return level
-    split = problem.row_losses
+    def remember(self, memory: PyTree, seen: Seen) -> PyTree:
+        return self.problem.weighting.update(memory, seen)
 
-    def loss_of_outputs(outer: PyTree, weights: Float[Array, " rows"], outputs: PyTree, batch: Batch) -> Mean:
-        return split.loss(outputs, batch).weighted(weights, reduction)
+    @property
+    def outputs(self) -> Callable[[PyTree, Batch], PyTree] | None:
+        losses = self.problem.row_losses
+        return losses.outputs if isinstance(losses, OutputLoss) else None
 
-    return level._replace(outputs=split.outputs, loss_of_outputs=loss_of_outputs)
+    def loss_of_outputs(
+        self, outer: PyTree, weights: Float[Array, " rows"], outputs: PyTree, batch: Batch
+    ) -> Mean:
+        assert isinstance(self.problem.row_losses, OutputLoss)  # `outputs` was asked first
+        return self.problem.row_losses.loss(outputs, batch).weighted(weights, self.problem.reduction)
+
+
+def weights_and_factors(
+    weighting: Weighting, outer: PyTree, memory: PyTree, batches: Batch, losses: RowLosses | None
+) -> tuple[Float[Array, "*rows"], dict[str, Array] | None]:
+    """Row weights with the factors that they are the product of, computed once."""
+    if weighting.factors is None:
+        return weighting.weights(outer, memory, batches, losses), None
+    factors = weighting.factors(outer, memory, batches, losses)
+    return reduce(jnp.multiply, factors.values()), factors
 
 
 def _per_row(losses: RowLosses, reduction: Reduction, count: Array) -> Float[Array, "micro rows"]:
@@ -124,7 +175,7 @@ def _per_row(losses: RowLosses, reduction: Reduction, count: Array) -> Float[Arr
 
 
 def row_losses(problem: RowProblem, inner: PyTree, batches: Batch) -> RowLosses:
-    """Returns the losses of all rows, [micro, rows], by forward passes alone."""
+    """The losses of all rows, [micro, rows], by forward passes alone."""
     losses_of = problem.first_order or problem.row_losses
     return over_micro_batches(lambda batch: ((), losses_of(inner, batch)), batches)[1]
 
@@ -132,7 +183,7 @@ def row_losses(problem: RowProblem, inner: PyTree, batches: Batch) -> RowLosses:
 def row_scores(
     problem: RowProblem, inner: PyTree, batches: Batch, direction: PyTree
 ) -> tuple[Float[Array, "micro rows"], RowLosses]:
-    """Returns < grad contribution_i, direction > of all rows by one forward-mode pass, and the row losses.
+    """< grad contribution_i, direction > of all rows by one forward-mode pass, and the row losses.
 
     One jvp costs what a gradient costs in FLOPs, holds no tape, and is exact in bf16, where finite differences of
     the losses are off by 2% to 400%.
@@ -188,7 +239,7 @@ def _rows_near(
 def _contributions(
     losses_of: Callable[[PyTree, Batch], RowLosses], batch: Batch, reduction: Reduction
 ) -> Callable[[PyTree], tuple[Float[Array, " rows"], RowLosses]]:
-    """Returns `inner -> (what each row adds to the batch's total, row losses)`."""
+    """`inner -> (what each row adds to the batch's total, row losses)`."""
 
     def contributions(inner: PyTree) -> tuple[Float[Array, " rows"], RowLosses]:
         losses = losses_of(inner, batch)

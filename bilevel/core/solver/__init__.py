@@ -1,6 +1,7 @@
 """Bilevel solvers, one a file: `(init, step)`, pure, as in optax."""
 
 from bilevel.core.solver.alternating import alternating as alternating
+from bilevel.core.solver.frozen import frozen as frozen
 from bilevel.core.solver.penalty import growing_multiplier as growing_multiplier
 from bilevel.core.solver.penalty import penalty as penalty
 from bilevel.core.solver.population import population as population

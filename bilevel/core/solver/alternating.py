@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
-import jax
 import optax
-from jaxtyping import Array
 
 from bilevel.core.hypergradient import Hypergradient, Levels, Point
 from bilevel.core.lower_level import lower_level
-from bilevel.core.lower_steps import descend, take_lower_steps
-from bilevel.core.problem import Batch, Problem, RowProblem
-from bilevel.core.solver.solver import (
-    BOTH,
-    Level,
-    Solver,
-    SolverState,
-    StepReport,
-    conclude,
-    initial_state,
-    visited_rows,
-    weighting_of,
-)
-from bilevel.core.tree import PyTree, all_finite
+from bilevel.core.lower_steps import take_lower_steps
+from bilevel.core.problem import Problem, RowProblem
+from bilevel.core.solver.shell import Advance, Scene, solver_of
+from bilevel.core.solver.solver import Solver
+from bilevel.core.tree import PyTree
 
 
 def alternating(
@@ -31,6 +18,7 @@ def alternating(
     inner: optax.GradientTransformation,
     outer: optax.GradientTransformation,
     hypergradient: Hypergradient,
+    *,
     outer_start: PyTree | None = None,
 ) -> Solver:
     """A solver that alternates lower steps and hypergradient steps.
@@ -43,7 +31,7 @@ def alternating(
     Args:
         problem: the bilevel problem.
         inner: optimizer of the inner variables; rules such as `optimizer_aware` differentiate it.
-        outer: optimizer of the outer variables; receives `visited=` (row ids of the last batch) if it asks.
+        outer: optimizer of the outer variables; receives `batch=` (the last lower batch) if it asks.
         hypergradient: estimator, e.g. `implicit(identity(1.0))`.
         outer_start: initial outer variables, for a general problem only.
     """
@@ -51,57 +39,52 @@ def alternating(
     # Estimators may differentiate what they take of the lower level, which first-order functions do not allow.
     differentiable = problem._replace(first_order=None) if isinstance(problem, RowProblem) else problem
     levels = Levels(lower_level(differentiable), problem.upper, inner)
-    start_outer = weighting_of(problem, outer_start)
 
-    def init(key: Array, params: PyTree) -> SolverState:
-        outer_variables, memory = start_outer(jax.random.fold_in(key, 0))
-        estimator = hypergradient.init(levels, params)
-        return initial_state(
-            jax.random.fold_in(key, 1), params, outer_variables, memory, estimator, inner, outer
-        )
-
-    def step(
-        state: SolverState, lower_batches: Batch, upper_batches: Batch, updates: Collection[Level] = BOTH
-    ) -> tuple[SolverState, StepReport]:
-        key, step_key = jax.random.split(state.key)
-        estimates = "outer" in updates
+    def advance(scene: Scene) -> Advance:
+        state, estimates = scene.state, scene.moves_outer
         taken = take_lower_steps(
             level,
             inner,
-            state.outer.inner,
-            state.memory,
-            state.inner,
-            lower_batches,
-            hypergradient.looks_back,
+            outer=scene.outer,
+            memory=state.memory,
+            start=state.inner,
+            lower_batches=scene.lower_batches,
+            step=state.step,
+            looks_back=hypergradient.looks_back,
             keeps_steps=estimates and hypergradient.keeps_steps,
             keeps_pass=estimates and hypergradient.keeps_pass,
         )
-        finite = all_finite((taken.passed.loss, taken.end.inner))
-        new = state.replace(inner=taken.end, memory=taken.memory, key=key)
-        upper, diagnostics = None, None
-        if estimates:
-            point = Point(
-                outer=state.outer.inner,
-                memory=taken.last_memory,
-                start=state.inner,
-                last=taken.last,
-                end=taken.end,
-                gradient=taken.passed.gradient,
-                weighed=taken.weighed,
-                lower_batches=lower_batches,
-                upper_batches=upper_batches,
-                key=step_key,
-                look_back=taken.look_back,
-                cross_signal=taken.cross_signal,
-            )
-            estimate = hypergradient.estimate(levels, point, state.extra)
-            upper, diagnostics = estimate.upper, estimate.diagnostics
-            moved = descend(outer, state.outer, estimate.gradient, **visited_rows(lower_batches))
-            new = new.replace(outer=moved, extra=estimate.state)
-            finite &= estimate.diagnostics.finite & all_finite(moved.inner)
-        last_batches = jax.tree.map(lambda x: x[-1], lower_batches)
-        return conclude(
-            state, new, updates, finite, taken.passed, taken.weighed, last_batches, upper, diagnostics
+        trained = Advance(taken.end, taken.memory, state.extra, taken.passed, taken.weighed)
+        if not estimates:
+            return trained
+        point = Point(
+            outer=scene.outer,
+            memory=taken.last_memory,
+            start=state.inner,
+            last=taken.last,
+            end=taken.end,
+            gradient=taken.passed.gradient,
+            weighed=taken.weighed,
+            lower_batches=scene.lower_batches,
+            upper_batches=scene.upper_batches,
+            key=scene.key,
+            step=state.step,
+            look_back=taken.look_back,
+            cross_signal=taken.cross_signal,
+        )
+        estimate = hypergradient.estimate(levels, point, state.extra)
+        return trained._replace(
+            extra=estimate.state,
+            upper=estimate.upper,
+            gradient=estimate.gradient,
+            diagnostics=estimate.diagnostics,
         )
 
-    return Solver(init, step)
+    return solver_of(
+        advance,
+        problem=problem,
+        inner=inner,
+        outer=outer,
+        outer_start=outer_start,
+        begin=lambda params: hypergradient.init(levels, params),
+    )

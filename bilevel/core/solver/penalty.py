@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,19 +14,11 @@ from bilevel.core.accumulate import mean_value_and_gradient
 from bilevel.core.hypergradient import Diagnostics
 from bilevel.core.lower_level import lower_level
 from bilevel.core.lower_steps import Iterate, descend
-from bilevel.core.problem import Batch, Problem, RowProblem
-from bilevel.core.solver.solver import (
-    BOTH,
-    Level,
-    Solver,
-    SolverState,
-    StepReport,
-    conclude,
-    initial_state,
-    visited_rows,
-    weighting_of,
-)
-from bilevel.core.tree import PyTree, all_finite, norm
+from bilevel.core.problem import Batch, Problem, RowProblem, Seen
+from bilevel.core.ranges import check_ranges
+from bilevel.core.solver.shell import Advance, Scene, solver_of
+from bilevel.core.solver.solver import Solver
+from bilevel.core.tree import PyTree, norm
 
 
 def penalty(
@@ -34,6 +26,7 @@ def penalty(
     inner: optax.GradientTransformation,
     outer: optax.GradientTransformation,
     upper_share: Callable[[Array], Array],
+    *,
     copies: Literal[1, 2] = 2,
     scale_outer: bool = True,
     outer_start: PyTree | None = None,
@@ -59,11 +52,11 @@ def penalty(
     Args:
         problem: the bilevel problem.
         inner: optimizer of both copies.
-        outer: optimizer of the outer variables; receives `visited=` (row ids of the last batch) if it asks.
+        outer: optimizer of the outer variables; receives `batch=` (the last lower batch) if it asks.
         upper_share: schedule, solver step -> share in [0, 1]. The published lambda.
         copies: 2 for the value function, 1 without it.
-        scale_outer: whether the outer signal carries its factor (1 - share); the authors' code leaves it out, so
-            that the outer variables also move while the share is 1.
+        scale_outer: whether the outer signal carries its factor (1 - share), and the outer penalty the upper level's,
+            share; the authors' code leaves both out, so that the outer variables also move while the share is 1.
         outer_start: initial outer variables, for a general problem only.
 
     References:
@@ -72,77 +65,66 @@ def penalty(
         Shen et al., SEAL: Safety-enhanced Aligned LLM Fine-tuning via Bilevel Data Selection, ICLR 2025.
     """
     level = lower_level(problem)
-    start_outer = weighting_of(problem, outer_start)
 
-    def init(key: Array, params: PyTree) -> SolverState:
-        outer_variables, memory = start_outer(jax.random.fold_in(key, 0))
-        second = Iterate(jax.tree.map(jnp.copy, params), inner.init(params)) if copies == 2 else ()
-        return initial_state(
-            jax.random.fold_in(key, 1), params, outer_variables, memory, second, inner, outer
-        )
+    def begin(params: PyTree) -> PyTree:
+        return Iterate(jax.tree.map(jnp.copy, params), inner.init(params)) if copies == 2 else ()
 
-    def step(
-        state: SolverState, lower_batches: Batch, upper_batches: Batch, updates: Collection[Level] = BOTH
-    ) -> tuple[SolverState, StepReport]:
+    def advance(scene: Scene) -> Advance:
+        state, outer_variables = scene.state, scene.outer
         share = jnp.asarray(upper_share(state.step), jnp.float32)
-        outer_variables = state.outer.inner
 
-        def lower_step(state: SolverState, batches: Batch) -> tuple[SolverState, tuple]:
-            weighed, passed, _ = level.visit(outer_variables, state.memory, state.inner.inner, batches)
-            upper, (upper_outer, upper_gradient) = mean_value_and_gradient(
-                problem.upper, (outer_variables, state.inner.inner), upper_batches
+        def lower_step(
+            first: Iterate, second: Any, memory: PyTree, batches: Batch
+        ) -> tuple[tuple[Iterate, Any, PyTree], tuple]:
+            weighed, passed, _ = level.visit(outer_variables, memory, first.inner, batches)
+            upper, (upper_outer, upper_inner) = mean_value_and_gradient(
+                problem.upper, (outer_variables, first.inner), scene.upper_batches
             )
-            signal, second = passed.signal, state.extra
+            signal, value_losses = passed.signal, None
             if copies == 2:
                 value = level.gradient(outer_variables, weighed.weights, second.inner, batches)
-                signal = optax.tree.sub(signal, value.signal)
+                signal, value_losses = optax.tree.sub(signal, value.signal), value.row_losses
                 second = descend(inner, second, value.gradient)
             mixed = jax.tree.map(
                 lambda above, below: (share * above + (1 - share) * below).astype(below.dtype),
-                upper_gradient,
+                upper_inner,
                 passed.gradient,
             )
-            memory = level.remember(state.memory, batches, passed.row_losses)
-            after = state.replace(inner=descend(inner, state.inner, mixed), extra=second, memory=memory)
-            return after, (passed, upper, upper_outer, norm(upper_gradient), signal, weighed)
+            seen = Seen(batches, passed.row_losses, value_losses, state.step)
+            after = (descend(inner, first, mixed), second, level.remember(memory, seen))
+            return after, (passed, upper, upper_outer, norm(upper_inner), signal, weighed)
 
-        after = state
-        if jax.tree.leaves(lower_batches)[0].shape[0] > 1:
-            earlier = jax.tree.map(lambda x: x[:-1], lower_batches)
-            after, _ = jax.lax.scan(
-                lambda state, batches: (lower_step(state, batches)[0], None), state, earlier
+        at = (state.inner, state.extra, state.memory)
+        if scene.earlier_batches is not None:
+            at, _ = jax.lax.scan(
+                lambda at, batches: (lower_step(*at, batches)[0], None), at, scene.earlier_batches
             )
-        batches = jax.tree.map(lambda x: x[-1], lower_batches)
-        after, (passed, upper, upper_outer, upper_norm, signal, weighed) = lower_step(after, batches)
+        (first, second, memory), seen = lower_step(*at, scene.last_batches)
+        passed, upper, upper_outer, upper_norm, signal, weighed = seen
 
-        finite = all_finite((passed.loss, upper, after.inner.inner, after.extra))
-        diagnostics = None
-        if "outer" in updates:
-            factor = 1 - share if scale_outer else jnp.ones(())
-            gradient = weighed.outer_gradient(optax.tree.scale(factor, signal))
-            gradient = optax.tree.add_scale(gradient, share, upper_outer)
-            after = after.replace(outer=descend(outer, state.outer, gradient, **visited_rows(lower_batches)))
-            finite &= all_finite(after.outer.inner)
-            diagnostics = Diagnostics(
-                upper_gradient_norm=upper_norm, hypergradient_norm=norm(gradient), finite=finite
-            )
+        extra = second if scene.moves_inner else state.extra
+        stepped = Advance(first, memory, extra, passed, weighed, upper, checked=second)
+        if not scene.moves_outer:
+            return stepped
+        below, above = (1 - share, share) if scale_outer else (jnp.ones(()), jnp.ones(()))
+        gradient = weighed.with_penalty(weighed.pull_back(optax.tree.scale(below, signal)), above)
+        gradient = optax.tree.add_scale(gradient, share, upper_outer)
+        diagnostics = Diagnostics(upper_gradient_norm=upper_norm, hypergradient_norm=norm(gradient))
+        return stepped._replace(gradient=gradient, diagnostics=diagnostics)
 
-        new = after.replace(
-            key=jax.random.split(state.key)[0],
-            extra=after.extra if "inner" in updates else state.extra,
-        )
-        return conclude(state, new, updates, finite, passed, weighed, batches, upper, diagnostics)
-
-    return Solver(init, step)
+    return solver_of(advance, problem=problem, inner=inner, outer=outer, outer_start=outer_start, begin=begin)
 
 
 def growing_multiplier(first: float, growth: float) -> Callable[[Array], Array]:
-    """Returns the upper level's share 1 / (1 + gamma) under a multiplier gamma = first + growth * step (F2SA).
+    """The upper level's share 1 / (1 + gamma) under a multiplier gamma = first + growth * step (F2SA).
 
     Args:
         first: multiplier of the first step, 0 or more.
         growth: what it gains a step, 0 or more.
     """
-    if first < 0 or growth < 0:
-        raise ValueError(f"growing_multiplier: first {first} and growth {growth} must be 0 or more")
+    check_ranges(
+        {"first": first, "growth": growth},
+        ("first", first >= 0, "0 or more"),
+        ("growth", growth >= 0, "0 or more"),
+    )
     return lambda step: 1.0 / (1.0 + first + growth * step)

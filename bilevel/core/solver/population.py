@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 from bilevel.core.hypergradient import Iterate
 from bilevel.core.losses import Mean
-from bilevel.core.problem import Batch
+from bilevel.core.problem import NO_SIZES, Batch, CameFrom, Sizes
 from bilevel.core.solver.solver import BOTH, Level, Solver, SolverState, StepReport
 from bilevel.core.tree import PyTree
 
@@ -79,25 +79,29 @@ def population(
             f"population: reset_every {reset_every} must be 0, or at least the number of members ({members})"
         )
 
-    def init(key: Array, params: PyTree) -> SolverState:
-        state = solver.init(jax.random.fold_in(key, 0), params)
+    def init(key: Array, params: PyTree, sizes: Sizes = NO_SIZES) -> SolverState:
+        state = solver.init(jax.random.fold_in(key, 0), params, sizes)
         keys = jax.random.split(jax.random.fold_in(key, 1), members)
         if starts is None:
             fresh = [_alone(state)]
         else:
-            begun = (solver.init(each, starts(jax.random.fold_in(each, 0))) for each in keys)
+            begun = (solver.init(each, starts(jax.random.fold_in(each, 0)), sizes) for each in keys)
             fresh = [_alone(other.replace(outer=state.outer)) for other in begun]
         stacked = jax.tree.map(lambda *x: jnp.stack(x), *fresh)
         each = jax.tree.map(lambda x: jnp.broadcast_to(x, (members, *x.shape[1:])), stacked)
         return state.replace(extra=Population(state.extra, each.replace(key=keys), stacked))
 
     def advance(
-        state: SolverState, member: SolverState, fresh: SolverState, due: Array, lower: Batch, upper: Batch
+        state: SolverState,
+        arguments: tuple[SolverState, SolverState, Array, Batch],
+        upper: Batch,
+        updates: Collection[Level],
     ) -> tuple[SolverState, PyTree, StepReport]:
+        member, fresh, due, lower = arguments
         fresh = fresh.replace(outer=member.outer, key=None)
         begun = optax.tree.where(due, fresh, member.replace(key=None)).replace(key=member.key)
         shared = begun.outer._replace(inner=state.outer.inner)
-        after, report = solver.step(begun.replace(outer=shared), lower, upper, BOTH)
+        after, report = solver.step(begun.replace(outer=shared), lower, upper, updates)
         return _alone(after), optax.tree.sub(after.outer.inner, state.outer.inner), report
 
     def step(
@@ -105,12 +109,12 @@ def population(
     ) -> tuple[SolverState, StepReport]:
         kept: Population = state.extra
         own, own_report = state, None
+        taught = tuple(level for level in updates if level != "inner")
         if "inner" in updates:
-            inner: tuple[Level, ...] = ("inner",)
             own, own_report = solver.step(
-                state.replace(extra=kept.extra), lower_batches, upper_batches, inner
+                state.replace(extra=kept.extra), lower_batches, upper_batches, ("inner",)
             )
-        if "outer" not in updates:
+        if not taught:
             assert own_report is not None  # some level moves
             return own.replace(extra=kept.replace(extra=own.extra)), own_report
 
@@ -124,7 +128,7 @@ def population(
         def one(
             arguments: tuple[SolverState, SolverState, Array, Batch],
         ) -> tuple[SolverState, PyTree, StepReport]:
-            return advance(state, *arguments, upper_batches)
+            return advance(state, arguments, upper_batches, ("inner", *taught))
 
         run = jax.vmap(one) if together else lambda arguments: jax.lax.map(one, arguments)
         after, moves, reports = run((kept.members, fresh, due, dealt))
@@ -142,7 +146,22 @@ def population(
         )
         return new, _joined(reports)
 
-    return Solver(init, step)
+    def carry(state: SolverState, sizes: Sizes, came_from: CameFrom) -> SolverState:
+        kept: Population = state.extra
+        own = solver.carry(state.replace(extra=kept.extra), sizes, came_from)
+
+        def each(stacked: PyTree) -> PyTree:
+            def one(place: int) -> SolverState:
+                alone = jax.tree.map(lambda x: x[place], stacked)
+                whole = alone.replace(outer=alone.outer._replace(inner=state.outer.inner))
+                return _alone(solver.carry(whole, sizes, came_from))
+
+            followed = [one(place) for place in range(stacked.step.shape[0])]
+            return jax.tree.map(lambda *x: jnp.stack(x), *followed)
+
+        return own.replace(extra=Population(own.extra, each(kept.members), each(kept.fresh)))
+
+    return Solver(init, step, carry)
 
 
 def _alone(state: SolverState) -> SolverState:
@@ -179,6 +198,7 @@ def _joined(reports: StepReport) -> StepReport:
         row_losses=side_by_side(reports.row_losses),
         row_weights=side_by_side(reports.row_weights),
         row_id=side_by_side(reports.row_id),
+        factors=side_by_side(reports.factors),
         finite=finite,
         diagnostics=diagnostics,
     )

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
 from bilevel.core.accumulate import mean_value_and_gradient
 from bilevel.core.adjoint.neumann import neumann
-from bilevel.core.curvature import HESSIAN, Curvature
-from bilevel.core.hypergradient import Diagnostics, implicit
+from bilevel.core.curvature import HESSIAN, Curvature, relative
+from bilevel.core.hypergradient import Diagnostics, implicit, stationarity
 from bilevel.core.lower_level import lower_level
 from bilevel.core.lower_steps import descend, take_lower_steps
-from bilevel.core.problem import Batch, Problem, RowProblem
+from bilevel.core.problem import Problem, RowProblem, Seen
+from bilevel.core.ranges import check_ranges
 from bilevel.core.solver.alternating import alternating
-from bilevel.core.solver.solver import (
-    BOTH,
-    Level,
-    Solver,
-    SolverState,
-    StepReport,
-    conclude,
-    initial_state,
-    visited_rows,
-    weighting_of,
-)
-from bilevel.core.tree import PyTree, add_scaled, all_finite, norm, vdot, widened
+from bilevel.core.solver.shell import Advance, Scene, solver_of
+from bilevel.core.solver.solver import Solver
+from bilevel.core.tree import PyTree, add_scaled, norm, vdot, widened
 
 
 class LinearSystem(NamedTuple):
@@ -48,6 +38,7 @@ def soba(
     problem: Problem | RowProblem,
     inner: optax.GradientTransformation,
     outer: optax.GradientTransformation,
+    *,
     step_size: float | None = None,
     damping: float = 0.0,
     outer_start: PyTree | None = None,
@@ -68,7 +59,7 @@ def soba(
     Args:
         problem: the bilevel problem.
         inner: optimizer of the inner variables.
-        outer: optimizer of the outer variables; receives `visited=` (row ids of the last batch) if it asks.
+        outer: optimizer of the outer variables; receives `batch=` (the last lower batch) if it asks.
         step_size: of q, below 2 / (largest eigenvalue of the lower level). None for 1 / (largest |A q| / |q| that was
             met): where that is too long, q grows along the largest eigenvector until it is met.
         damping: added to every eigenvalue.
@@ -81,39 +72,41 @@ def soba(
         Dagréou, Ablin, Vaiter & Moreau, A Framework for Bilevel Optimization that Enables Stochastic and Global
         Variance Reduction Algorithms (SOBA), NeurIPS 2022.
     """
-    if step_size is not None and step_size <= 0:
-        raise ValueError(f"soba: step_size must be positive, not {step_size}")
-    if damping < 0:
-        raise ValueError(f"soba: damping must be 0 or more, not {damping}")
+    check_ranges(
+        {"step_size": step_size, "damping": damping},
+        ("step_size", step_size is None or step_size > 0, "positive"),
+        ("damping", damping >= 0, "0 or more"),
+    )
     level = lower_level(problem)
-    start_outer = weighting_of(problem, outer_start)
 
-    def init(key: Array, params: PyTree) -> SolverState:
-        outer_variables, memory = start_outer(jax.random.fold_in(key, 0))
-        begun = LinearSystem(optax.tree.zeros_like(widened(params)), jnp.zeros((), jnp.float32))
-        return initial_state(jax.random.fold_in(key, 1), params, outer_variables, memory, begun, inner, outer)
+    def begin(params: PyTree) -> LinearSystem:
+        return LinearSystem(optax.tree.zeros_like(widened(params)), jnp.zeros((), jnp.float32))
 
-    def step(
-        state: SolverState, lower_batches: Batch, upper_batches: Batch, updates: Collection[Level] = BOTH
-    ) -> tuple[SolverState, StepReport]:
-        outer_variables, q = state.outer.inner, state.extra.q
-        begun, memory = state.inner, state.memory
-        if jax.tree.leaves(lower_batches)[0].shape[0] > 1:
-            earlier = jax.tree.map(lambda x: x[:-1], lower_batches)
-            taken = take_lower_steps(level, inner, outer_variables, memory, begun, earlier)
+    def advance(scene: Scene) -> Advance:
+        state, outer_variables, batches = scene.state, scene.outer, scene.last_batches
+        q, begun, memory = state.extra.q, state.inner, state.memory
+        if scene.earlier_batches is not None:
+            taken = take_lower_steps(
+                level,
+                inner,
+                outer=outer_variables,
+                memory=memory,
+                start=begun,
+                lower_batches=scene.earlier_batches,
+                step=state.step,
+            )
             begun, memory = taken.end, taken.memory
-        batches = jax.tree.map(lambda x: x[-1], lower_batches)
 
         weighed = level.weigh(outer_variables, memory, begun.inner, batches)
         linearised = level.linearised_gradient(outer_variables, weighed.weights, begun.inner, batches, q)
         passed = linearised.passed
         upper, (upper_outer, upper_inner) = mean_value_and_gradient(
-            problem.upper, (outer_variables, begun.inner), upper_batches
+            problem.upper, (outer_variables, begun.inner), scene.upper_batches
         )
         image = add_scaled(widened(linearised.hessian_product), damping, q)
         residual = add_scaled(image, -1.0, upper_inner)
         squared = vdot(q, q)
-        stretch = jnp.where(squared > 0, norm(image) / jnp.sqrt(jnp.where(squared > 0, squared, 1.0)), 0.0)
+        stretch = relative(norm(image), jnp.sqrt(squared))
         largest = jnp.maximum(state.extra.largest, stretch.astype(jnp.float32))
         if step_size is None:  # at q = 0 nothing is known of the matrix yet, and any start is as good
             rate = jnp.where(largest > 0, 1.0 / jnp.where(largest > 0, largest, 1.0), 1.0)
@@ -121,39 +114,40 @@ def soba(
             rate = jnp.asarray(step_size)
         direction = LinearSystem(add_scaled(q, -rate, residual), largest)
 
-        new = state.replace(
-            inner=descend(inner, begun, passed.gradient),
-            memory=level.remember(memory, batches, passed.row_losses),
-            extra=direction,
-            key=jax.random.split(state.key)[0],
+        seen = Seen(batches, passed.row_losses, None, state.step)
+        stepped = Advance(
+            descend(inner, begun, passed.gradient),
+            level.remember(memory, seen),
+            direction,
+            passed,
+            weighed,
+            upper,
+            checked=direction,
         )
-        finite = all_finite((passed.loss, upper, new.inner.inner, direction))
-        diagnostics = None
-        if "outer" in updates:
-            cross = weighed.outer_gradient(optax.tree.scale(-1.0, linearised.cross_signal))
-            gradient = optax.tree.add(upper_outer, cross)
-            new = new.replace(outer=descend(outer, state.outer, gradient, **visited_rows(lower_batches)))
-            finite &= all_finite(new.outer.inner)
-            above = norm(upper_inner)
-            diagnostics = Diagnostics(
-                upper_gradient_norm=above,
-                direction_norm=jnp.sqrt(squared),
-                hypergradient_norm=norm(gradient),
-                stationarity=norm(passed.gradient) / above,
-                residual=norm(residual) / above,
-                curvature=jnp.where(squared > 0, vdot(q, image) / squared, jnp.inf),
-                damping=jnp.asarray(damping, jnp.float32),
-                finite=finite,
-            )
-        return conclude(state, new, updates, finite, passed, weighed, batches, upper, diagnostics)
+        if not scene.moves_outer:
+            return stepped
+        cross = weighed.outer_gradient(optax.tree.scale(-1.0, linearised.cross_signal))
+        gradient = optax.tree.add(upper_outer, cross)
+        above = norm(upper_inner)
+        diagnostics = Diagnostics(
+            upper_gradient_norm=above,
+            direction_norm=jnp.sqrt(squared),
+            hypergradient_norm=norm(gradient),
+            stationarity=stationarity(passed.gradient, above),
+            residual=relative(norm(residual), above),
+            curvature=jnp.where(squared > 0, vdot(q, image) / jnp.where(squared > 0, squared, 1.0), jnp.inf),
+            damping=jnp.asarray(damping, jnp.float32),
+        )
+        return stepped._replace(gradient=gradient, diagnostics=diagnostics)
 
-    return Solver(init, step)
+    return solver_of(advance, problem=problem, inner=inner, outer=outer, outer_start=outer_start, begin=begin)
 
 
 def amigo(
     problem: Problem | RowProblem,
     inner: optax.GradientTransformation,
     outer: optax.GradientTransformation,
+    *,
     linear_steps: int = 10,
     step_size: float | None = None,
     curvature: Curvature = HESSIAN,
@@ -179,4 +173,4 @@ def amigo(
         Arbel & Mairal, Amortized Implicit Differentiation for Stochastic Bilevel Optimization (AmIGO), ICLR 2022.
     """
     rule = neumann(linear_steps, curvature, step_size, warm_start=True)
-    return alternating(problem, inner, outer, implicit(rule), outer_start)
+    return alternating(problem, inner, outer, implicit(rule), outer_start=outer_start)

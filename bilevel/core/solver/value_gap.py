@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -11,22 +11,14 @@ import optax
 from jaxtyping import Array, Float
 
 from bilevel.core.accumulate import mean_value_and_gradient
-from bilevel.core.hypergradient import Diagnostics
+from bilevel.core.hypergradient import Diagnostics, stationarity
 from bilevel.core.lower_level import lower_level
 from bilevel.core.lower_steps import descend, take_lower_steps
-from bilevel.core.problem import Batch, Problem, RowProblem
-from bilevel.core.solver.solver import (
-    BOTH,
-    Level,
-    Solver,
-    SolverState,
-    StepReport,
-    conclude,
-    initial_state,
-    visited_rows,
-    weighting_of,
-)
-from bilevel.core.tree import PyTree, add_scaled, all_finite, norm, vdot
+from bilevel.core.problem import Problem, RowProblem, Seen
+from bilevel.core.ranges import check_ranges
+from bilevel.core.solver.shell import Advance, Scene, solver_of
+from bilevel.core.solver.solver import Solver
+from bilevel.core.tree import PyTree, add_scaled, norm, vdot
 
 
 class Slopes(NamedTuple):
@@ -87,8 +79,7 @@ def dynamic_multiplier(eta: float = 0.5) -> Multiplier:
     References:
         Ye, Liu, Wright, Stone & Liu, BOME! Bilevel Optimization Made Easy, NeurIPS 2022.
     """
-    if not 0 < eta <= 1:
-        raise ValueError(f"dynamic_multiplier: eta must be in (0, 1], not {eta}")
+    check_ranges({"eta": eta}, ("eta", 0 < eta <= 1, "in (0, 1]"))
 
     def factors(slopes: Slopes) -> Factors:
         wanted = jnp.maximum(eta * slopes.gap_squared - slopes.alignment, 0.0)
@@ -103,6 +94,7 @@ def value_gap(
     inner: optax.GradientTransformation,
     outer: optax.GradientTransformation,
     multiplier: Multiplier,
+    *,
     outer_start: PyTree | None = None,
 ) -> Solver:
     """Descends the upper level plus a multiple of the gap, gap = lower(outer, inner) - lower(outer, value copy).
@@ -123,7 +115,7 @@ def value_gap(
     Args:
         problem: the bilevel problem.
         inner: optimizer of inner variables and copy; the copy goes on from the inner variables' optimizer state.
-        outer: optimizer of the outer variables; receives `visited=` (row ids of the last batch) if it asks.
+        outer: optimizer of the outer variables; receives `batch=` (the last lower batch) if it asks.
         multiplier: from slopes to the two factors.
         outer_start: initial outer variables, for a general problem only.
 
@@ -132,49 +124,53 @@ def value_gap(
         Ye et al., BOME!, NeurIPS 2022.
     """
     level = lower_level(problem)
-    start_outer = weighting_of(problem, outer_start)
 
-    def init(key: Array, params: PyTree) -> SolverState:
-        outer_variables, memory = start_outer(jax.random.fold_in(key, 0))
-        return initial_state(jax.random.fold_in(key, 1), params, outer_variables, memory, (), inner, outer)
-
-    def step(
-        state: SolverState, lower_batches: Batch, upper_batches: Batch, updates: Collection[Level] = BOTH
-    ) -> tuple[SolverState, StepReport]:
-        outer_variables, begun = state.outer.inner, state.inner
-        batches = jax.tree.map(lambda x: x[-1], lower_batches)
-        copy = take_lower_steps(level, inner, outer_variables, state.memory, begun, lower_batches)
+    def advance(scene: Scene) -> Advance:
+        state, outer_variables, begun = scene.state, scene.outer, scene.state.inner
+        batches = scene.last_batches
+        copy = take_lower_steps(
+            level,
+            inner,
+            outer=outer_variables,
+            memory=state.memory,
+            start=begun,
+            lower_batches=scene.lower_batches,
+            step=state.step,
+            of_value=True,
+        )
         weighed = copy.weighed
         passed = level.gradient(outer_variables, weighed.weights, begun.inner, batches)
         value = level.gradient(outer_variables, weighed.weights, copy.end.inner, batches)
         upper, (upper_outer, upper_inner) = mean_value_and_gradient(
-            problem.upper, (outer_variables, begun.inner), upper_batches
+            problem.upper, (outer_variables, begun.inner), scene.upper_batches
         )
         above = (weighed.with_penalty(upper_outer), upper_inner)
         gap = (weighed.pull_back(optax.tree.sub(passed.signal, value.signal)), passed.gradient)
         factors = multiplier(Slopes(state.step, vdot(gap, gap), vdot(above, gap)))
         gradient, mixed = add_scaled(_scaled(above, factors.upper), factors.gap, gap)
 
-        new = state.replace(
-            inner=descend(inner, begun, mixed),
-            memory=copy.memory,
-            key=jax.random.split(state.key)[0],
+        seen = Seen(batches, passed.row_losses, value.row_losses, state.step)
+        stepped = Advance(
+            descend(inner, begun, mixed),
+            level.remember(copy.last_memory, seen),
+            (),
+            passed,
+            weighed,
+            upper,
+            checked=value.loss,
         )
-        finite = all_finite((passed.loss, upper, value.loss, new.inner.inner))
-        diagnostics = None
-        if "outer" in updates:
-            new = new.replace(outer=descend(outer, state.outer, gradient, **visited_rows(lower_batches)))
-            finite &= all_finite(new.outer.inner)
-            diagnostics = Diagnostics(
-                upper_gradient_norm=norm(upper_inner),
-                hypergradient_norm=norm(gradient),
-                stationarity=norm(passed.gradient) / _positive(norm(upper_inner)),
-                multiplier=factors.gap / factors.upper,
-                finite=finite,
-            )
-        return conclude(state, new, updates, finite, passed, weighed, batches, upper, diagnostics)
+        if not scene.moves_outer:
+            return stepped
+        upper_norm = norm(upper_inner)
+        diagnostics = Diagnostics(
+            upper_gradient_norm=upper_norm,
+            hypergradient_norm=norm(gradient),
+            stationarity=stationarity(passed.gradient, upper_norm),
+            multiplier=factors.gap / factors.upper,
+        )
+        return stepped._replace(gradient=gradient, diagnostics=diagnostics)
 
-    return Solver(init, step)
+    return solver_of(advance, problem=problem, inner=inner, outer=outer, outer_start=outer_start)
 
 
 def _scaled(tree: PyTree, factor: Array) -> PyTree:

@@ -34,7 +34,7 @@ def pull_back_steps(
     cotangent: PyTree,
     of_start: bool = False,
 ) -> tuple[PyTree, Smooth | None]:
-    """Returns the vjp of taking lower steps.
+    """The vjp of taking lower steps.
 
     Args:
         levels: the problem.

@@ -6,18 +6,19 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from bilevel.core.hypergradient import Levels
 from bilevel.core.lower_steps import Iterate
 from bilevel.core.optimizer_step import differentiable_step, is_dead
-from bilevel.core.problem import Batch
+from bilevel.core.problem import Batch, Seen
 from bilevel.core.tree import PyTree
 
 
 def training(
-    levels: Levels, memory: PyTree, batches: Batch, checkpoint: bool = False
+    levels: Levels, memory: PyTree, batches: Batch, step: Array | int, checkpoint: bool = False
 ) -> Callable[[PyTree, Iterate], PyTree]:
-    """Returns `(outer, start) -> inner variables after one lower step on each batch`.
+    """`(outer, start) -> inner variables after one lower step on each batch`.
 
     What a weighting remembers or reads of row losses is data to it: no derivative flows through either.
 
@@ -25,21 +26,23 @@ def training(
         levels: the problem.
         memory: the weighting's memory at the start.
         batches: [steps, micro-batches, ...].
+        step: of the solver, for the weighting's memory.
         checkpoint: whether reverse mode keeps the iterates alone and computes each step again.
     """
 
     def train(outer: PyTree, start: Iterate) -> PyTree:
-        def body(carry: tuple[Iterate, PyTree, PyTree], batch: Batch) -> tuple[tuple, None]:
+        def one(carry: tuple[Iterate, PyTree, PyTree], batch: Batch) -> tuple[tuple, None]:
             iterate, memory, dead = carry
             weighed = levels.lower.weigh(outer, memory, iterate.inner, batch)
             passed = levels.lower.gradient(outer, weighed.weights, iterate.inner, batch, twice=True)
             dead = jax.tree.map(jnp.logical_and, dead, is_dead(passed.gradient))
             after = differentiable_step(levels.optimizer, passed.gradient, iterate, dead)
             losses = jax.lax.stop_gradient(passed.row_losses)
-            return (after, levels.lower.remember(memory, batch, losses), dead), None
+            seen = Seen(batch=batch, losses=losses, value_losses=None, step=step)
+            return (after, levels.lower.remember(memory, seen), dead), None
 
         dead = jax.tree.map(lambda x: jnp.ones(x.shape, bool), start.inner)
-        step = jax.checkpoint(body, prevent_cse=False) if checkpoint else body
-        return jax.lax.scan(step, (start, memory, dead), batches)[0][0].inner
+        body = jax.checkpoint(one, prevent_cse=False) if checkpoint else one
+        return jax.lax.scan(body, (start, memory, dead), batches)[0][0].inner
 
     return train

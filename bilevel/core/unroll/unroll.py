@@ -15,6 +15,7 @@ from bilevel.core.hypergradient import Diagnostics, Estimate, Hypergradient, Lev
 from bilevel.core.lower_steps import LowerStep
 from bilevel.core.optimizer_step import has_derivative
 from bilevel.core.problem import Batch
+from bilevel.core.ranges import check_ranges
 from bilevel.core.tree import PyTree, all_finite, norm, vdot
 from bilevel.core.unroll.mixed import pull_back_steps
 from bilevel.core.unroll.training import training
@@ -57,8 +58,9 @@ def unroll(mode: Mode = "mixed", last_steps: int | None = None, checkpoint: bool
     """
     if mode not in get_args(Mode):
         raise ValueError(f"unroll: unknown mode {mode!r}: choose one of {', '.join(get_args(Mode))}")
-    if last_steps is not None and last_steps < 1:
-        raise ValueError(f"unroll: last_steps must be at least 1, not {last_steps}")
+    check_ranges(
+        {"last_steps": last_steps}, ("last_steps", last_steps is None or last_steps >= 1, "at least 1")
+    )
     if checkpoint and mode != "reverse":
         raise ValueError(f"unroll: checkpoint is an option of mode 'reverse'; mode {mode!r} tapes no step")
 
@@ -99,7 +101,7 @@ def _mixed(levels: Levels, point: Point, cotangent: PyTree) -> PyTree:
 
 
 def _reverse(levels: Levels, point: Point, cotangent: PyTree, checkpoint: bool) -> PyTree:
-    train = training(levels, point.look_back.memory, _looked_back_batches(point), checkpoint)
+    train = training(levels, point.look_back.memory, _looked_back_batches(point), point.step, checkpoint)
     _, pull_back = jax.vjp(lambda outer: train(outer, point.look_back.start), point.outer)
     return pull_back(cotangent)[0]
 
@@ -111,7 +113,7 @@ def _forward(levels: Levels, point: Point, cotangent: PyTree) -> PyTree:
             f"unroll: forward mode carries a copy of the iterate for each of {flat.size} outer variables: take "
             "mode 'mixed'"
         )
-    train = training(levels, point.look_back.memory, _looked_back_batches(point))
+    train = training(levels, point.look_back.memory, _looked_back_batches(point), point.step)
 
     def slope(direction: Float[Array, " outer"]) -> Float[Array, ""]:
         _, moved = jax.jvp(

@@ -15,7 +15,7 @@ from bilevel.core.curvature import largest_curvature
 from bilevel.core.estimators import ESTIMATORS, EstimatorName, EstimatorSettings, make_solver
 from bilevel.core.findings import HypergradientCheck
 from bilevel.core.hypergradient import Diagnostics, Hypergradient, Iterate, stationarity
-from bilevel.core.problem import Batch, Problem, RowProblem
+from bilevel.core.problem import NO_SIZES, Batch, Problem, RowProblem, Sizes
 from bilevel.core.reference import (
     Reference,
     dense_reference,
@@ -24,13 +24,14 @@ from bilevel.core.reference import (
     value_at_optimum,
 )
 from bilevel.core.solver import Level, SolverState, alternating
+from bilevel.core.tables import sizes_of
 from bilevel.core.tree import PyTree, all_finite, norm, size, vdot
 
 _POWER_ITERATIONS = 20
 _INNER: tuple[Level, ...] = ("inner",)
 
 
-class CheckPoint(NamedTuple):
+class EvaluationPoint(NamedTuple):
     """Where a hypergradient is checked.
 
     Attributes:
@@ -41,6 +42,7 @@ class CheckPoint(NamedTuple):
         optimizer: the inner optimizer; None for gradient descent at a step that suits the curvature.
         optimizer_state: its state; None for a fresh one.
         memory: the weighting's memory; None for a fresh one.
+        sizes: how many rows there are, where the outer variables do not tell (`Weighting.tables`).
     """
 
     outer: PyTree
@@ -50,12 +52,13 @@ class CheckPoint(NamedTuple):
     optimizer: optax.GradientTransformation | None = None
     optimizer_state: PyTree | None = None
     memory: PyTree | None = None
+    sizes: Sizes = NO_SIZES
 
 
 def check_hypergradient(
     problem: Problem | RowProblem,
     estimator: EstimatorName | EstimatorSettings | Hypergradient,
-    point: CheckPoint,
+    point: EvaluationPoint,
     *,
     lower_steps: int = 1,
     horizon: int | None = None,
@@ -103,7 +106,7 @@ def check_hypergradient(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from bilevel.core import CheckPoint, Mean, Problem, check_hypergradient
+        >>> from bilevel.core import EvaluationPoint, Mean, Problem, check_hypergradient
         >>> def lower(outer, inner, batch):  # ridge regression with a learned strength
         ...     ridge = jnp.exp(outer) * jnp.sum(inner**2)
         ...     return Mean(jnp.sum((batch["x"] @ inner - batch["y"]) ** 2) + ridge, 1)
@@ -111,14 +114,15 @@ def check_hypergradient(
         ...     return Mean(jnp.sum((batch["x"] @ inner - batch["y"]) ** 2), 1)
         >>> train = {"x": jnp.array([[1.0, 0.5], [0.0, 2.0], [1.0, 1.0]]), "y": jnp.array([1.0, -1.0, 0.5])}
         >>> trusted = {"x": jnp.array([[1.0, 0.0]]), "y": jnp.array([1.0])}
-        >>> point = CheckPoint(jnp.array(0.0), jnp.array([0.8, -0.4]), train, trusted)
+        >>> point = EvaluationPoint(jnp.array(0.0), jnp.array([0.8, -0.4]), train, trusted)
         >>> print(check_hypergradient(Problem(lower, upper), "identity", point).cosine)
         1.0
     """
     plain: Problem
     if isinstance(problem, RowProblem):
-        memory = problem.weighting.init(jax.random.key(0))[1] if point.memory is None else point.memory
-        point, problem = point._replace(memory=memory), problem._replace(outer_penalty=None)
+        sizes = {**sizes_of(problem.weighting, point.outer), **point.sizes}
+        memory = problem.weighting.init(jax.random.key(0), sizes)[1] if point.memory is None else point.memory
+        point, problem = point._replace(memory=memory, sizes=sizes), problem._replace(outer_penalty=None)
         plain = problem.general(memory)
     else:
         plain = problem
@@ -169,7 +173,7 @@ class _Made(NamedTuple):
 def _estimate(
     problem: Problem | RowProblem,
     estimator: EstimatorName | EstimatorSettings | Hypergradient,
-    point: CheckPoint,
+    point: EvaluationPoint,
     lower_steps: int,
     settle: int,
     key: Array,
@@ -178,7 +182,7 @@ def _estimate(
     assert point.optimizer is not None
     family, descends, scale, settle_steps = None, "", 1.0, 0
     if isinstance(estimator, Hypergradient):
-        solver = alternating(problem, point.optimizer, _recorded(), estimator, point.outer)
+        solver = alternating(problem, point.optimizer, _recorded(), estimator, outer_start=point.outer)
     else:
         settings = EstimatorSettings(estimator) if isinstance(estimator, str) else estimator
         row = ESTIMATORS[settings.name]
@@ -186,7 +190,7 @@ def _estimate(
         settle_steps = settle if row.hypergradient is None else 0
         solver = make_solver(settings, problem, point.optimizer, _recorded(), outer_start=point.outer)
 
-    state = solver.init(key, point.inner)
+    state = solver.init(key, point.inner, point.sizes)
     kept = state.inner.optimizer if point.optimizer_state is None else point.optimizer_state
     state = state.replace(
         inner=Iterate(point.inner, kept),
@@ -225,7 +229,7 @@ def _recorded() -> optax.GradientTransformation:
 
 def _reference(
     problem: Problem,
-    point: CheckPoint,
+    point: EvaluationPoint,
     reached: PyTree,
     horizon: int | None,
     directions: int,
@@ -254,7 +258,7 @@ def _slopes(gradient: PyTree, reference: Reference) -> np.ndarray:
     return np.asarray(jax.vmap(lambda direction: vdot(gradient, direction))(reference.directions))
 
 
-def _gradient_descent(problem: Problem, point: CheckPoint, key: Array) -> optax.GradientTransformation:
+def _gradient_descent(problem: Problem, point: EvaluationPoint, key: Array) -> optax.GradientTransformation:
     """Steps of 1 / (largest curvature), estimated as the rules estimate it."""
 
     def slope(inner: PyTree) -> PyTree:
@@ -267,7 +271,7 @@ def _gradient_descent(problem: Problem, point: CheckPoint, key: Array) -> optax.
     return optax.sgd(1.0 / max(float(largest), float(jnp.finfo(jnp.float32).tiny)))
 
 
-def _stationarity(problem: Problem, point: CheckPoint, inner: PyTree) -> float:
+def _stationarity(problem: Problem, point: EvaluationPoint, inner: PyTree) -> float:
     below = jax.grad(lambda *a: problem.lower(*a).value, 1)(point.outer, inner, point.lower_batch)
     above = jax.grad(lambda *a: problem.upper(*a).value, 1)(point.outer, inner, point.upper_batch)
     return float(stationarity(below, norm(above)))
