@@ -71,7 +71,7 @@ def outer_gradient(
     inner = jax.tree.map(np.zeros_like, known.inner) if from_zero else known.inner
     upper = jax.tree.map(lambda x: np.asarray(x)[None], known.upper_batch)
 
-    state = solver.init(jax.random.key(0), inner)
+    state = solver.init(jax.random.key(0), inner, known.sizes)
     state = state.replace(outer=state.outer._replace(inner=known.outer))
 
     def estimate(state):

@@ -36,6 +36,10 @@ class Known(NamedTuple):
     optimizer: optax.GradientTransformation
     reference: PyTree
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {"row_id": len(self.outer)} if isinstance(self.problem, RowProblem) else {}
+
 
 def general(problem: Problem | RowProblem) -> Problem:
     return problem.general() if isinstance(problem, RowProblem) else problem
@@ -151,9 +155,8 @@ def _weighted_rows(losses, start, lower_batch, upper_batch) -> Known:
         one = losses(inner, batch)
         return Mean(jnp.sum(one), 1.0 * one.size)
 
-    rows = len(lower_batch["y"])
-    problem = RowProblem(row_losses, row_logits(rows), upper)
-    outer = 0.3 * jax.random.normal(jax.random.key(0), (rows,))
+    problem = RowProblem(row_losses, row_logits(), upper)
+    outer = 0.3 * jax.random.normal(jax.random.key(0), (len(lower_batch["y"]),))
     return known(problem, outer, start, lower_batch, upper_batch)
 
 

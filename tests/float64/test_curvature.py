@@ -30,7 +30,7 @@ ROW_LOSSES = OutputLoss(lambda params, batch: {"fit": predict(params, batch["x"]
 
 
 def problems(reduction) -> dict[str, Problem | RowProblem]:
-    by_rows = RowProblem(ROW_LOSSES, row_logits(POOL), upper, reduction=reduction)
+    by_rows = RowProblem(ROW_LOSSES, row_logits(), upper, reduction=reduction)
 
     def loss(outer, outputs, batch):
         weights = by_rows.weighting.weights(outer, (), batch, None)
@@ -47,7 +47,7 @@ def matrix(product, like: PyTree) -> np.ndarray:
 def dense(kind, params, reduction):
     """By jax.hessian, of the mean at fixed weights."""
     flat, unravel = ravel_pytree(params)
-    weights = row_logits(POOL).weights(LOGITS, (), BATCH, None)
+    weights = row_logits().weights(LOGITS, (), BATCH, None)
 
     def value(outputs):
         return squared_errors(outputs, BATCH).weighted(weights, reduction).value
@@ -76,7 +76,7 @@ def test_products_are_those_of_the_weighted_mean_at_fixed_weights(kind, reductio
 
 @pytest.mark.parametrize("name", ["conjugate_gradient", "neumann", "nystrom", "dense"])
 def test_gauss_newton_without_outputs_is_refused(name):
-    problem = RowProblem(lambda params, batch: ROW_LOSSES(params, batch), row_logits(POOL), upper)
+    problem = RowProblem(lambda params, batch: ROW_LOSSES(params, batch), row_logits(), upper)
     params = network(jax.random.key(0), dtype=jnp.float64)
     levels, _ = point_of(problem, LOGITS, params, BATCH)
     row = ESTIMATORS[name]

@@ -72,12 +72,12 @@ START, INNER, OUTER = jnp.asarray([0.5, -0.5]), optax.sgd(0.2), optax.sgd(0.02)
 @pytest.mark.parametrize(
     ("solver", "steps", "lower_steps"),
     [
-        (soba(PROBLEM, INNER, OUTER, 0.2, outer_start=START), 4000, 1),
+        (soba(PROBLEM, INNER, OUTER, step_size=0.2, outer_start=START), 4000, 1),
         (soba(PROBLEM, INNER, OUTER, outer_start=START), 4000, 2),
-        (amigo(PROBLEM, INNER, OUTER, 3, 0.2, outer_start=START), 2000, 1),
-        (alternating(PROBLEM, INNER, OUTER, unroll(), START), 1000, 80),
-        (alternating(PROBLEM, INNER, OUTER, evolution_strategies(2, 1e-3), START), 1000, 80),
-        (alternating(PROBLEM, INNER, OUTER, pzobo(2, 1e-7), START), 1000, 80),
+        (amigo(PROBLEM, INNER, OUTER, linear_steps=3, step_size=0.2, outer_start=START), 2000, 1),
+        (alternating(PROBLEM, INNER, OUTER, unroll(), outer_start=START), 1000, 80),
+        (alternating(PROBLEM, INNER, OUTER, evolution_strategies(2, 1e-3), outer_start=START), 1000, 80),
+        (alternating(PROBLEM, INNER, OUTER, pzobo(2, 1e-7), outer_start=START), 1000, 80),
     ],
     ids=["soba", "soba, step of its own", "amigo", "unroll", "evolution strategies", "pzobo"],
 )
@@ -94,7 +94,7 @@ def test_penalty_solvers_come_as_near_as_their_multiplier(name):
             solver = penalty(PROBLEM, INNER, outer, growing_multiplier(gamma, 0.0), outer_start=START)
             errors.append(relative_error(solved(solver, 4000, 40), OPTIMUM))
         else:  # joint descent: both levels feel the same stiff function, so both take its small steps
-            solver = value_gap(PROBLEM, INNER, optax.sgd(0.1), fixed_multiplier(gamma), START)
+            solver = value_gap(PROBLEM, INNER, optax.sgd(0.1), fixed_multiplier(gamma), outer_start=START)
             errors.append(relative_error(solved(solver, 20000, 40), OPTIMUM))
     assert errors[1] < 0.01
     assert errors[1] < 0.2 * errors[0]
@@ -103,7 +103,9 @@ def test_penalty_solvers_come_as_near_as_their_multiplier(name):
 def test_bome_reaches_the_bilevel_optimum_without_a_multiplier():
     errors = []
     for rate, steps in ((0.08, 1000), (0.02, 4000)):  # what is left of the gap is of the order of the step
-        solver = value_gap(PROBLEM, optax.sgd(rate), optax.sgd(rate), dynamic_multiplier(0.5), START)
+        solver = value_gap(
+            PROBLEM, optax.sgd(rate), optax.sgd(rate), dynamic_multiplier(0.5), outer_start=START
+        )
         errors.append(relative_error(solved(solver, steps, round(5 / rate)), OPTIMUM))
     assert errors[1] < 0.03
     assert errors[1] < 0.5 * errors[0]
@@ -128,7 +130,7 @@ def test_a_growing_multiplier_is_the_share_of_its_step():
 
 def test_one_pass_of_soba_holds_gradient_hessian_and_cross_product():
     """The first outer step follows q = 0, the second the q that one step on the linear system made."""
-    solver = soba(PROBLEM, optax.sgd(0.0), optax.sgd(1.0), 0.1, damping=0.3, outer_start=START)
+    solver = soba(PROBLEM, optax.sgd(0.0), optax.sgd(1.0), step_size=0.1, damping=0.3, outer_start=START)
     lower_batches = {"zero": np.zeros((1, 1, 1))}
     inner = jnp.asarray([0.3, 0.1, -0.2])
     state, _ = solver.step(solver.init(jax.random.key(0), inner), lower_batches, BATCH)
@@ -154,8 +156,8 @@ def test_one_pass_of_soba_holds_gradient_hessian_and_cross_product():
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: soba(PROBLEM, INNER, OUTER, -1.0, outer_start=START),
-        lambda: soba(PROBLEM, INNER, OUTER, 0.1, damping=-1.0, outer_start=START),
+        lambda: soba(PROBLEM, INNER, OUTER, step_size=-1.0, outer_start=START),
+        lambda: soba(PROBLEM, INNER, OUTER, step_size=0.1, damping=-1.0, outer_start=START),
         lambda: dynamic_multiplier(0.0),
         lambda: growing_multiplier(-1.0, 0.0),
         lambda: evolution_strategies(samples=0),

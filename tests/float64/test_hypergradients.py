@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,12 +16,13 @@ from bilevel.weighting import entropy_penalty, product, row_logits
 from tests.zoo import finite_difference, in_micro_batches, network, relative_error, row_losses, rows, upper
 
 POOL, BATCH = 10, 6
+SIZES = {"row_id": POOL}
 
 WEIGHTINGS = {
-    "softmax": row_logits(POOL),
-    "sigmoid": row_logits(POOL, "sigmoid"),
-    "softmax with floor": row_logits(POOL, floor=0.2),
-    "product": product(rows=row_logits(POOL), sources=row_logits(POOL, "sigmoid")),
+    "softmax": row_logits(),
+    "sigmoid": row_logits("sigmoid"),
+    "softmax with floor": row_logits(floor=0.2),
+    "product": product(rows=row_logits(), sources=row_logits("sigmoid")),
 }
 OPTIMIZERS = {
     "sgd": optax.sgd(0.1),
@@ -29,10 +32,12 @@ OPTIMIZERS = {
 }
 
 
-def setting(weighting, optimizer, reduction="row"):
+@functools.cache
+def setting(name, weighting="softmax", reduction="row"):
     """A warm start: moments that three steps have filled, outer variables away from uniform."""
+    optimizer, weighting = OPTIMIZERS[name], WEIGHTINGS[weighting]
     params = network(jax.random.key(0), dtype=jnp.float64)
-    outer, memory = weighting.init(jax.random.key(1))
+    outer, memory = weighting.init(jax.random.key(1), SIZES)
     leaves, structure = jax.tree.flatten(outer)
     outer = structure.unflatten(
         [0.3 * jax.random.normal(jax.random.key(i), x.shape) for i, x in enumerate(leaves)]
@@ -42,15 +47,20 @@ def setting(weighting, optimizer, reduction="row"):
     upper_batch = rows(2, 4, dtype=np.float64)
     general = problem.general(memory)
     state = optimizer.init(params)
-    for _ in range(3):
+
+    @jax.jit
+    def step(params, state):
         gradient = jax.grad(lambda p: general.lower(outer, p, lower_batch).value)(params)
         updates, state = optimizer.update(gradient, state, params)
-        params = optax.apply_updates(params, updates)
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(3):
+        params, state = step(params, state)
     return problem, params, state, outer, lower_batch, upper_batch
 
 
 def loss_after_one_step(problem, optimizer, params, state, lower_batch, upper_batch):
-    general = problem.general(problem.weighting.init(jax.random.key(1))[1])
+    general = problem.general(problem.weighting.init(jax.random.key(1), SIZES)[1])
 
     def value(outer):
         gradient = jax.grad(lambda p: general.lower(outer, p, lower_batch).value)(params)
@@ -63,7 +73,7 @@ def loss_after_one_step(problem, optimizer, params, state, lower_batch, upper_ba
 def estimated(problem, optimizer, rule, params, state, outer, lower_batch, upper_batch, pieces=1, steps=1):
     """The outer gradient that a solver step descends, read off by an outer optimizer that applies it as it is."""
     solver = alternating(problem, optimizer, optax.sgd(1.0), implicit(rule), outer_start=outer)
-    begun = solver.init(jax.random.key(2), params)
+    begun = solver.init(jax.random.key(2), params, SIZES)
     begun = begun.replace(
         inner=begun.inner._replace(optimizer=state), outer=begun.outer._replace(inner=outer)
     )
@@ -71,6 +81,22 @@ def estimated(problem, optimizer, rule, params, state, outer, lower_batch, upper
     after, report = jax.jit(solver.step)(begun, lower, in_micro_batches(upper_batch, min(pieces, 2)))
     assert report.finite
     return optax.tree.sub(outer, after.outer.inner)
+
+
+RULES = {"identity": identity(0.1), "optimizer_aware": optimizer_aware()}
+
+
+@functools.cache
+def estimate_of(name, rule, weighting="softmax", reduction="row", pieces=1):
+    """Of one setting, for all that compare with it."""
+    problem, *given = setting(name, weighting, reduction)
+    return estimated(problem, OPTIMIZERS[name], RULES[rule], *given, pieces=pieces)
+
+
+@functools.cache
+def differences_of(name, weighting="softmax", reduction="row"):
+    problem, params, state, outer, *batches = setting(name, weighting, reduction)
+    return finite_difference(loss_after_one_step(problem, OPTIMIZERS[name], params, state, *batches), outer)
 
 
 CASES = [
@@ -82,35 +108,27 @@ CASES = [
 
 @pytest.mark.parametrize(("name", "weighting", "reduction"), CASES)
 def test_optimizer_aware_is_the_derivative_through_the_optimizer_step(name, weighting, reduction):
-    optimizer = OPTIMIZERS[name]
-    problem, params, state, outer, *batches = setting(WEIGHTINGS[weighting], optimizer, reduction)
-    reference = finite_difference(loss_after_one_step(problem, optimizer, params, state, *batches), outer)
-    found = estimated(problem, optimizer, optimizer_aware(), params, state, outer, *batches)
-    assert relative_error(found, reference) < 1e-6
+    found = estimate_of(name, "optimizer_aware", weighting, reduction)
+    assert relative_error(found, differences_of(name, weighting, reduction)) < 1e-6
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_identity_is_the_derivative_through_a_gradient_step(weighting):
-    optimizer = optax.sgd(0.1)
-    problem, params, state, outer, *batches = setting(WEIGHTINGS[weighting], optimizer)
-    reference = finite_difference(loss_after_one_step(problem, optimizer, params, state, *batches), outer)
-    found = estimated(problem, optimizer, identity(0.1), params, state, outer, *batches)
-    assert relative_error(found, reference) < 1e-6
+    found = estimate_of("sgd", "identity", weighting)
+    assert relative_error(found, differences_of("sgd", weighting)) < 1e-6
 
 
-@pytest.mark.parametrize("rule", [identity(0.1), optimizer_aware()], ids=["identity", "optimizer_aware"])
+@pytest.mark.parametrize("rule", RULES)
 def test_row_scores_equal_the_general_cross_derivative(rule):
-    optimizer = OPTIMIZERS["clipped adamw"]
-    problem, params, state, outer, *batches = setting(WEIGHTINGS["softmax"], optimizer)
-    by_rows = estimated(problem, optimizer, rule, params, state, outer, *batches)
-    by_functions = estimated(problem.general(()), optimizer, rule, params, state, outer, *batches)
-    assert relative_error(by_rows, by_functions) < 1e-12
+    problem, *given = setting("clipped adamw")
+    by_functions = estimated(problem.general(()), OPTIMIZERS["clipped adamw"], RULES[rule], *given)
+    assert relative_error(estimate_of("clipped adamw", rule), by_functions) < 1e-12
 
 
 def test_direct_outer_dependence_of_the_upper_level_is_added():
     """An upper level that regularises the outer variables gets that gradient too."""
-    optimizer = optax.sgd(0.1)
-    problem, params, state, outer, *batches = setting(WEIGHTINGS["softmax"], optimizer)
+    optimizer = OPTIMIZERS["sgd"]
+    problem, params, state, outer, *batches = setting("sgd")
 
     def regularised(outer, params, batch):
         mean = upper(outer, params, batch)
@@ -124,33 +142,29 @@ def test_direct_outer_dependence_of_the_upper_level_is_added():
 
 
 def test_an_outer_penalty_adds_its_gradient():
-    optimizer = optax.sgd(0.1)
-    problem, params, state, outer, *batches = setting(WEIGHTINGS["softmax"], optimizer)
-    plain = estimated(problem, optimizer, identity(0.1), params, state, outer, *batches)
+    problem, *given = setting("sgd")
+    _, _, outer, *batches = given
     penalised = problem._replace(outer_penalty=entropy_penalty(0.7, problem.weighting))
-    found = estimated(penalised, optimizer, identity(0.1), params, state, outer, *batches)
+    found = estimated(penalised, OPTIMIZERS["sgd"], identity(0.1), *given)
 
     def term(outer):
         weights = problem.weighting.weights(outer, (), batches[0], None)
         return 0.7 * jnp.mean(weights * jnp.log(weights))
 
-    assert relative_error(found - plain, finite_difference(term, outer)) < 1e-6
+    assert relative_error(found - estimate_of("sgd", "identity"), finite_difference(term, outer)) < 1e-6
 
 
 @pytest.mark.parametrize("reduction", ["row", "token", "sum"])
 def test_accumulation_changes_nothing(reduction):
-    optimizer = OPTIMIZERS["clipped adamw"]
-    problem, params, state, outer, *batches = setting(WEIGHTINGS["softmax"], optimizer, reduction)
-    whole = estimated(problem, optimizer, optimizer_aware(), params, state, outer, *batches)
+    case = ("clipped adamw", "optimizer_aware", "softmax", reduction)
     for pieces in (2, 3):
-        cut = estimated(problem, optimizer, optimizer_aware(), params, state, outer, *batches, pieces=pieces)
-        assert relative_error(cut, whole) < 1e-12
+        assert relative_error(estimate_of(*case, pieces), estimate_of(*case)) < 1e-12
 
 
 def test_dead_entries_under_clip_and_adam_equal_the_reduced_problem():
     """Fresh moments and parameters that the loss never touches: finite, and as if they were not there."""
     optimizer = OPTIMIZERS["clipped adamw"]
-    problem, params, _, outer, *batches = setting(WEIGHTINGS["softmax"], optimizer)
+    problem, params, _, outer, *batches = setting("clipped adamw")
     found = estimated(problem, optimizer, optimizer_aware(), params, optimizer.init(params), outer, *batches)
     # Without the untouched entry: `unused[1]` is dropped, `unused[0]` is the bias.
     reduced = {**params, "unused": params["unused"][:1]}
@@ -184,6 +198,7 @@ def test_penalty_gradient_is_that_of_its_value_function_and_tends_to_the_hypergr
     problem, outer = quadratic(lower_matrix, upper_matrix), jnp.asarray(rng.normal(size=3))
     batch = {"zero": np.zeros((1, 1))}
 
+    @jax.jit
     def descended(share):
         solver = penalty(problem, optax.sgd(0.2), optax.sgd(1.0), lambda step: share, outer_start=outer)
         state = solver.init(jax.random.key(0), jnp.zeros(3))
@@ -220,17 +235,17 @@ def test_penalty_gradient_is_that_of_its_value_function_and_tends_to_the_hypergr
 
 @pytest.mark.parametrize("copies", [1, 2])
 def test_penalty_row_signal_is_the_partial_derivative_of_the_lower_losses(copies):
-    optimizer = optax.sgd(0.1)
-    problem, params, _, outer, lower_batch, upper_batch = setting(WEIGHTINGS["softmax"], optimizer)
+    optimizer = OPTIMIZERS["sgd"]
+    problem, params, _, outer, lower_batch, upper_batch = setting("sgd")
     share = 0.25
-    solver = penalty(problem, optimizer, optax.sgd(1.0), lambda step: share, copies)
-    state = solver.init(jax.random.key(0), params)
+    solver = penalty(problem, optimizer, optax.sgd(1.0), lambda step: share, copies=copies)
+    state = solver.init(jax.random.key(0), params, SIZES)
     second = network(jax.random.key(9), dtype=jnp.float64)
     state = state.replace(outer=state.outer._replace(inner=outer))
     if copies == 2:
         state = state.replace(extra=state.extra._replace(inner=second))
     lower = {name: value[None, None] for name, value in lower_batch.items()}
-    after, _ = solver.step(state, lower, in_micro_batches(upper_batch, 1))
+    after, _ = jax.jit(solver.step)(state, lower, in_micro_batches(upper_batch, 1))
     general = problem.general(())
 
     def excess(outer):

@@ -10,33 +10,41 @@ import pytest
 
 from bilevel.core import RowProblem, alternating, identity, implicit
 from bilevel.data import Packing
-from bilevel.layout.devices import data_mesh
+from bilevel.layout import data_layout
+from bilevel.model import Model
 from bilevel.objectives import mean_loss
-from bilevel.schedule import BatchPlan, Context, Evaluate, RunState, Score, Train, Weigh, run_schedule
+from bilevel.schedule import (
+    BatchPlan,
+    Context,
+    Evaluate,
+    Round,
+    RunState,
+    Score,
+    Steps,
+    Train,
+    Weigh,
+    run_schedule,
+)
 from bilevel.weighting import exponentiated_gradient, row_logits
 from tests.schedule.ragged import LOSSES, MATCHES, POOL, TEST, TRUSTED, parameters
-from tests.schedule.toy import Silent
 
 
 def outcome(devices: int, packing: Packing) -> RunState:
+    params = parameters(np.float64)
     context = Context(
-        data={"pool": POOL, "validation": TRUSTED, "test": TEST},
-        row_losses=LOSSES,
-        evaluate=MATCHES,
-        mesh=data_mesh(jax.devices()[:devices]),
-        seed=0,
-        log=lambda step, numbers: None,
-        progress=lambda steps: Silent(),
+        Model(LOSSES, params, evaluate=MATCHES),
+        data_layout(jax.devices()[:devices]),
         evaluation_rows=32,
         packing=packing,
     )
-    problem = RowProblem(LOSSES, row_logits(len(POOL)), mean_loss(LOSSES))
+    problem = RowProblem(LOSSES, row_logits(), mean_loss(LOSSES))
     solver = alternating(problem, optax.sgd(0.5), exponentiated_gradient(3.0), implicit(identity(1.0)))
     plan = BatchPlan(32, 32, accumulate=2, lower_steps=2, packing=packing)
-    train = Train(problem, solver, 4, plan)
+    train = Train(problem, solver, Steps(4), plan)
     moves = (Score("before"), train, Weigh(problem.weighting), Score("after"), Evaluate("test"))
-    start = RunState(models={"base": parameters(np.float64), "current": parameters(np.float64)})
-    return run_schedule((moves,), start, context)
+    data = {"pool": POOL, "validation": TRUSTED, "test": TEST}
+    start = RunState(models={"base": params, "current": params}, data=data)
+    return run_schedule((Round(moves),), start, context)
 
 
 def test_packed_training_on_eight_devices_is_padded_training_on_one() -> None:
