@@ -1,60 +1,64 @@
-"""Rows with ids, templates, tokenising, packing, order; the embedded corpus."""
+"""Rows with ids and lineage, data sets, templates, tokenising, packing, order; the embedded corpus."""
 
-from bilevel.data.chat import CHAT, ChatTemplate
-from bilevel.data.checks import Overlap, check_overlap, check_rejected, find_overlap
-from bilevel.data.corpus import Corpus, Shares, make_corpus
-from bilevel.data.documents import read_documents, read_passages, source_of
-from bilevel.data.encode import EncodedRows, Encoding, encode_rows
-from bilevel.data.encode_text import encode_documents, encode_passages
-from bilevel.data.files import ReadRows, read_rows, write_rejected, write_rows
-from bilevel.data.order import RowOrder
-from bilevel.data.packing import PackedRows, Packing, arrange_rows, first_fit_decreasing, pack_rows
-from bilevel.data.rows import LABELS, Rejected, Row
-from bilevel.data.templates import ALPACA, PLAIN, RAW, TEMPLATES, Template, choose_template, get_template
-from bilevel.data.tokenizer import Tokenizer, check_vocabulary, load_tokenizer, train_tokenizer
-from bilevel.data.truncation import Truncated
-
-__all__ = [
-    "ALPACA",
-    "CHAT",
-    "LABELS",
-    "PLAIN",
-    "RAW",
-    "TEMPLATES",
-    "ChatTemplate",
-    "Corpus",
-    "EncodedRows",
-    "Encoding",
-    "Overlap",
-    "PackedRows",
-    "Packing",
-    "ReadRows",
-    "Rejected",
-    "Row",
-    "RowOrder",
-    "Shares",
-    "Template",
-    "Tokenizer",
-    "Truncated",
-    "arrange_rows",
-    "check_overlap",
-    "check_rejected",
-    "check_vocabulary",
-    "choose_template",
-    "encode_documents",
-    "encode_passages",
-    "encode_rows",
-    "find_overlap",
-    "first_fit_decreasing",
-    "get_template",
-    "load_tokenizer",
-    "make_corpus",
-    "pack_rows",
-    "read_documents",
-    "read_passages",
-    "read_rows",
-    "source_of",
-    "train_tokenizer",
-    "write_rejected",
-    "write_rows",
-]
+from bilevel.data.chat import CHAT as CHAT
+from bilevel.data.chat import ChatTemplate as ChatTemplate
+from bilevel.data.corpus import Corpus as Corpus
+from bilevel.data.corpus import Shares as Shares
+from bilevel.data.corpus import make_corpus as make_corpus
+from bilevel.data.corpus.digits import Digits as Digits
+from bilevel.data.corpus.digits import make_digits as make_digits
+from bilevel.data.dataset import ArrayRows as ArrayRows
+from bilevel.data.dataset import Dataset as Dataset
+from bilevel.data.documents import read_documents as read_documents
+from bilevel.data.documents import read_passages as read_passages
+from bilevel.data.documents import source_of as source_of
+from bilevel.data.encode import EncodedRows as EncodedRows
+from bilevel.data.encode import Encoding as Encoding
+from bilevel.data.encode import encode_rows as encode_rows
+from bilevel.data.encode import text_rows as text_rows
+from bilevel.data.encode_text import encode_documents as encode_documents
+from bilevel.data.encode_text import encode_passages as encode_passages
+from bilevel.data.files import ReadRows as ReadRows
+from bilevel.data.files import read_rows as read_rows
+from bilevel.data.files import write_rejected as write_rejected
+from bilevel.data.files import write_rows as write_rows
+from bilevel.data.load import load as load
+from bilevel.data.load import load_corpus as load_corpus
+from bilevel.data.load import read_sets as read_sets
+from bilevel.data.load import tokenizer_for as tokenizer_for
+from bilevel.data.load_text import load_text as load_text
+from bilevel.data.load_text import load_text_corpus as load_text_corpus
+from bilevel.data.load_text import prepare_text_sets as prepare_text_sets
+from bilevel.data.load_text import read_text_sets as read_text_sets
+from bilevel.data.load_text import text_tokenizer_for as text_tokenizer_for
+from bilevel.data.order import Order as Order
+from bilevel.data.order import Units as Units
+from bilevel.data.overlap import Overlap as Overlap
+from bilevel.data.overlap import check_overlap as check_overlap
+from bilevel.data.overlap import find_overlap as find_overlap
+from bilevel.data.packing import PackedRows as PackedRows
+from bilevel.data.packing import Packing as Packing
+from bilevel.data.packing import arrange_rows as arrange_rows
+from bilevel.data.packing import first_fit_decreasing as first_fit_decreasing
+from bilevel.data.packing import pack_rows as pack_rows
+from bilevel.data.rejected import check_rejected as check_rejected
+from bilevel.data.rows import LABELS as LABELS
+from bilevel.data.rows import Lineage as Lineage
+from bilevel.data.rows import Rejected as Rejected
+from bilevel.data.rows import Row as Row
+from bilevel.data.rows import child_id as child_id
+from bilevel.data.sets import PreparedSets as PreparedSets
+from bilevel.data.sets import ReadSets as ReadSets
+from bilevel.data.sets import prepare_sets as prepare_sets
+from bilevel.data.templates import ALPACA as ALPACA
+from bilevel.data.templates import PLAIN as PLAIN
+from bilevel.data.templates import RAW as RAW
+from bilevel.data.templates import TEMPLATES as TEMPLATES
+from bilevel.data.templates import Template as Template
+from bilevel.data.templates import choose_template as choose_template
+from bilevel.data.templates import get_template as get_template
+from bilevel.data.tokenizer import Tokenizer as Tokenizer
+from bilevel.data.tokenizer import check_vocabulary as check_vocabulary
+from bilevel.data.tokenizer import load_tokenizer as load_tokenizer
+from bilevel.data.tokenizer import train_tokenizer as train_tokenizer
+from bilevel.data.truncation import Truncated as Truncated

@@ -9,7 +9,7 @@ import jinja2
 
 from bilevel.data.exchange import Exchange, Targets
 from bilevel.data.rows import Row
-from bilevel.data.texts import Problem
+from bilevel.data.texts import Unusable
 from bilevel.data.tokenizer import Tokenizer, tokenise
 from bilevel.errors import InputError
 
@@ -23,6 +23,16 @@ _REMEDY = "take another template (plain), or mend the row"
 class ChatTemplate:
     """Conversations in the wording of the tokenizer's chat template, a Jinja template run in its sandbox.
 
+    >>> from bilevel.data import train_tokenizer
+    >>> tokenizer = train_tokenizer(["a"], 259)
+    >>> tokenizer.chat_template = (
+    ...     "{% for m in messages %}[{{ m.role }}] {{ m.content }} {% endfor %}"
+    ...     "{% if add_generation_prompt %}[assistant] {% endif %}"
+    ... )
+    >>> ((exchange,),) = CHAT.exchanges([Row("a:1", "Hi.", "", "Hello.")], tokenizer)
+    >>> tokenizer.decode(exchange.context), tokenizer.decode(exchange.target)
+    ('[user] Hi. [assistant] ', 'Hello. ')
+
     A response's target is the difference of two renderings: the conversation up to the response with the generation
     prompt, which is what generation sees, and the conversation with the response. Stock templates lack the mark that
     assistant masks are made from, hence this method.
@@ -32,7 +42,7 @@ class ChatTemplate:
 
     def exchanges(
         self, rows: Sequence[Row], tokenizer: Tokenizer, targets: Targets = "all"
-    ) -> list[list[Exchange] | Problem]:
+    ) -> list[list[Exchange] | Unusable]:
         """Tokens of rows, or why one has none.
 
         Rows are refused that the template refuses or leaves text of out, in which it words earlier turns otherwise
@@ -40,11 +50,11 @@ class ChatTemplate:
         """
         special = _special_tokens(tokenizer)
         renderings = [_renderings(row, tokenizer, targets, special) for row in rows]
-        good = [texts for texts in renderings if not isinstance(texts, Problem)]
+        good = [texts for texts in renderings if not isinstance(texts, Unusable)]
         tokens = iter(tokenise(tokenizer, [text for texts in good for text in texts], special=True))
-        found: list[list[Exchange] | Problem] = []
+        found: list[list[Exchange] | Unusable] = []
         for texts in renderings:
-            if isinstance(texts, Problem):
+            if isinstance(texts, Unusable):
                 found.append(texts)
                 continue
             pieces = _pieces([next(tokens) for _ in texts], texts, tokenizer)
@@ -52,7 +62,7 @@ class ChatTemplate:
             if all(context and target for context, target in exchanges):
                 found.append(exchanges)
             else:
-                found.append(Problem("no response token", _REMEDY))
+                found.append(Unusable("no response token", _REMEDY))
         return found
 
 
@@ -65,7 +75,7 @@ def has_chat_template(tokenizer: Tokenizer) -> bool:
 
 
 def check_chat_template(tokenizer: Tokenizer | None) -> None:
-    """Raises where there is no chat template.
+    """Refuses a tokenizer without a chat template.
 
     Raises:
         InputError: the tokenizer has none, or will yet be trained.
@@ -87,13 +97,13 @@ def messages_of(row: Row) -> list[dict[str, str]]:
 
 def _renderings(
     row: Row, tokenizer: Tokenizer, targets: Targets, special: frozenset[str]
-) -> list[str] | Problem:
+) -> list[str] | Unusable:
     """Texts of which each is the next one's beginning: before and after each response."""
     messages = messages_of(row)
     for message in messages:
         named = [token for token in special if token in message["content"]]
         if named:
-            return Problem(
+            return Unusable(
                 f"the text names the special token {named[0]!r}", "write it otherwise, or remove the row"
             )
     responses = [k for k, message in enumerate(messages) if message["role"] == "assistant"]
@@ -103,16 +113,16 @@ def _renderings(
             texts.append(_render(tokenizer, messages[:k], add_generation_prompt=True))
             texts.append(_render(tokenizer, messages[: k + 1], add_generation_prompt=False))
     except (jinja2.TemplateError, TypeError, ValueError) as error:
-        return Problem(f"the chat template refuses it ({' '.join(str(error).split())[:120]})", _REMEDY)
+        return Unusable(f"the chat template refuses it ({' '.join(str(error).split())[:120]})", _REMEDY)
     if not all(later.startswith(earlier) for earlier, later in pairwise(texts)):
-        return Problem(
+        return Unusable(
             "the chat template words a turn otherwise once later ones follow, so that no prefix is left",
             "learn the last response of each conversation alone (targets last), or take another template (plain)",
         )
     rendered = _without_blanks(texts[-1])
     for message in messages:
         if _without_blanks(message["content"]) not in rendered:
-            return Problem(f"the chat template leaves out text of the {message['role']}", _REMEDY)
+            return Unusable(f"the chat template leaves out text of the {message['role']}", _REMEDY)
     return texts
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bilevel.data.rows import Row
-from bilevel.data.texts import Problem, Texts, says_system, texts_of, with_system
+from bilevel.data.texts import Texts, Unusable, says_system, texts_of, with_system
 from bilevel.errors import InputError
 
 ROLES = {
@@ -20,7 +20,7 @@ ROLES = {
 class Conversation:
     """One column that holds a list of turns.
 
-    Args:
+    Attributes:
         title: how users are told of it.
         column: its name.
         role: key of who speaks in a turn.
@@ -46,14 +46,14 @@ class Conversation:
         turns = record[self.column]
         return isinstance(turns, list) and turns != [] and {self.role, self.content} <= set(turns[0])
 
-    def read(self, place: str, record: Mapping[str, Any]) -> tuple[Texts, Problem | None]:
+    def read(self, place: str, record: Mapping[str, Any]) -> tuple[Texts, Unusable | None]:
         """What a record says, and why it cannot be used if so; turns after the last response say nothing.
 
         Raises:
             InputError: no list of turns, a turn without its keys, or content that is not text.
         """
         found = self._conversation(self._turns(place, record[self.column]))
-        return (Texts("", "", ""), found) if isinstance(found, Problem) else (found, None)
+        return (Texts("", "", ""), found) if isinstance(found, Unusable) else (found, None)
 
     def ends_unanswered(self, record: Mapping[str, Any]) -> bool:
         """Whether turns of a usable record follow its last response."""
@@ -72,17 +72,17 @@ class Conversation:
             turns.insert(0, ("system", row.system))
         return {self.column: [{self.role: word, self.content: text} for word, text in turns]}
 
-    def _conversation(self, turns: list[tuple[str, str]]) -> Texts | Problem:
+    def _conversation(self, turns: list[tuple[str, str]]) -> Texts | Unusable:
         system, told = "", list[tuple[str, str]]()
         for word, text in turns:
             role = ROLES.get(word)
             if role is None:
                 known = ", ".join(ROLES)
-                return Problem(f"unknown role {word!r}", f"name it one of {known}, or remove the row")
+                return Unusable(f"unknown role {word!r}", f"name it one of {known}, or remove the row")
             if role != "system":
                 told.append((role, text))
             elif told or system:
-                return Problem(
+                return Unusable(
                     "a system message after the first turn", "move it to the front or remove the row"
                 )
             else:
@@ -90,14 +90,14 @@ class Conversation:
         while told and told[-1][0] == "user":
             told.pop()
         if not told:
-            return Problem("no assistant turn", "add a response or remove the row")
+            return Unusable("no assistant turn", "add a response or remove the row")
         for number, (role, text) in enumerate(told):
             if role != ("user", "assistant")[number % 2]:
                 reason = f"two {role} turns in a row" if number else "the first turn is the assistant's"
-                return Problem(reason, "let user and assistant take turns, or remove the row")
+                return Unusable(reason, "let user and assistant take turns, or remove the row")
             if not text.strip():
                 what = "response" if role == "assistant" else "question"
-                return Problem(f"empty {what}", f"write the {what} or remove the row")
+                return Unusable(f"empty {what}", f"write the {what} or remove the row")
         said = [text for _, text in told]
         pairs = tuple(zip(said[::2], said[1::2], strict=True))
         return Texts(pairs[-1][0], "", pairs[-1][1], system, pairs[:-1])

@@ -26,7 +26,15 @@ _LAST_WORD = re.compile(r"(?s)(.*\S)\s+([^\W_](?:\S*\w)?)\W*")
 
 
 def read_documents(source: str | os.PathLike[str], separator: Separator = "auto") -> ReadRows:
-    """Documents of a text file, or of rows with a column `text`.
+    r"""Documents of a text file, or of rows with a column `text`.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "stories.txt"
+    ...     _ = file.write_text("A cat sat.\n\nA dog ran.")
+    ...     [(row.id, row.output) for row in read_documents(file).rows]
+    [('stories.txt:1', 'A cat sat.'), ('stories.txt:3', 'A dog ran.')]
 
     In a text file (`.txt`, `.text`) documents stand apart by <|endoftext|> or by blank lines; `auto` takes the former
     where the file holds it. Everything that `read_rows` reads may hold documents in its column `text`. A document is a
@@ -60,6 +68,14 @@ def read_documents(source: str | os.PathLike[str], separator: Separator = "auto"
 def read_passages(source: str | os.PathLike[str], separator: Separator = "auto") -> ReadRows:
     """Passages whose last word is to be told: rows with the passage as instruction and the word as output.
 
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "stories.txt"
+    ...     _ = file.write_text("A cat sat on a mat.")
+    ...     [(row.instruction, row.output) for row in read_passages(file).rows]
+    [('A cat sat on a', 'mat')]
+
     They come from rows with the columns `context` and `continuation` (LAMBADA's), or from whatever `read_documents`
     reads: then a document's last word is cut off, with the punctuation after it left out.
 
@@ -88,7 +104,13 @@ def read_passages(source: str | os.PathLike[str], separator: Separator = "auto")
 
 
 def source_of(row: Row) -> str:
-    """Where a row comes from: its column `source`, else its kind of task, else the name of its file."""
+    """Where a row comes from: its column `source`, else its kind of task, else the name of its file.
+
+    >>> source_of(Row("web.jsonl:3", "", "", "A text.", extra={"source": "forum"}))
+    'forum'
+    >>> source_of(Row("web.jsonl:3", "", "", "A text."))
+    'web.jsonl'
+    """
     named = row.extra.get(SOURCE)
     if isinstance(named, str) and named:
         return named

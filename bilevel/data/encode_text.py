@@ -5,22 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from bilevel.data.encode import EncodedRows, Encoding
+from bilevel.data.encode import Encoding, Marked, padded
 from bilevel.data.rows import Rejected, Row
 from bilevel.data.tokenizer import Tokenizer
 from bilevel.data.truncation import Truncated
 from bilevel.errors import InputError
 
-_LENGTH_MULTIPLE = 8
 _FEWEST_TOKENS = 3
 
 
 def encode_documents(rows: Sequence[Row], tokenizer: Tokenizer, max_length: int) -> Encoding:
     """Token arrays of documents: [start token] piece, and [end token] after a document's last piece.
+
+    >>> from bilevel.data import train_tokenizer
+    >>> document = Row("a:1", "", "", "A cat sat on a mat.", form="text")
+    >>> rows = encode_documents([document], train_tokenizer(["a"], 259), max_length=12).encoded
+    >>> [(row.id, row.output) for row in rows.rows]
+    [('a:1', 'A cat sat '), ('a:1.2', 'on a mat.')]
 
     A document longer than `max_length` becomes several rows, pieces of nearly equal length, so that nothing is lost
     and no piece is a scrap. The first keeps the document's id, `file:line`; the others add `.2`, `.3` and so on. The
@@ -45,7 +50,7 @@ def encode_documents(rows: Sequence[Row], tokenizer: Tokenizer, max_length: int)
         raise InputError(
             f"maximum length {max_length} leaves no room for text; give at least {fewest} tokens"
         )
-    kept: list[_Marked] = []
+    kept: list[Marked] = []
     rejected = []
     for row, (ids, offsets) in zip(rows, _tokenise(tokenizer, [row.output for row in rows]), strict=True):
         if not ids:
@@ -59,14 +64,21 @@ def encode_documents(rows: Sequence[Row], tokenizer: Tokenizer, max_length: int)
             identity = row.id if number == 1 else f"{row.id}.{number}"
             piece = replace(row, id=identity, output=row.output[begin:stop])
             tokens = start + target[first:end]
-            kept.append(_Marked(piece, tokens, len(tokens) - 1))
+            kept.append(_last(tokens, piece, len(tokens) - 1))
     if not kept:
         raise InputError(f"none of {len(rows)} documents has a token; check the files and the tokenizer")
-    return Encoding(_padded(kept), tuple(rejected), Truncated((), ()))
+    return Encoding(padded(kept), tuple(rejected), Truncated((), ()))
 
 
 def encode_passages(rows: Sequence[Row], tokenizer: Tokenizer, max_length: int) -> Encoding:
     """Token arrays of passages: [start token] passage word, where only the word's tokens count.
+
+    >>> from bilevel.data import train_tokenizer
+    >>> tokenizer = train_tokenizer(["a"], 259)
+    >>> passage = Row("a:1", "A cat sat on a", "", "mat", form="passage")
+    >>> rows = encode_passages([passage], tokenizer, max_length=32).encoded
+    >>> tokenizer.decode(rows.tokens[0][rows.loss_mask[0]])
+    ' mat'
 
     Passage and word are tokenised together, as they stand in running text, and there is no end token. A passage that is
     too long loses its beginning.
@@ -84,7 +96,7 @@ def encode_passages(rows: Sequence[Row], tokenizer: Tokenizer, max_length: int) 
         InputError: no passage is left.
     """
     start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    kept: list[_Marked] = []
+    kept: list[Marked] = []
     rejected, cut = [], []
     contexts = [row.instruction.rstrip() for row in rows]
     texts = [f"{context} {row.output}" for context, row in zip(contexts, rows, strict=True)]
@@ -99,20 +111,17 @@ def encode_passages(rows: Sequence[Row], tokenizer: Tokenizer, max_length: int) 
         if len(start) + len(ids) > max_length:
             cut.append(row.id)
             ids = ids[len(start) + len(ids) - max_length :]
-        kept.append(_Marked(row, start + ids, word))
+        kept.append(_last(start + ids, row, word))
     if not kept:
         raise InputError(
             f"none of {len(rows)} passages has a last word that fits; check files and length limit"
         )
-    return Encoding(_padded(kept), tuple(rejected), Truncated(tuple(cut), ()))
+    return Encoding(padded(kept), tuple(rejected), Truncated(tuple(cut), ()))
 
 
-class _Marked(NamedTuple):
-    """Tokens of a row, the last `counted` of which count."""
-
-    row: Row
-    tokens: list[int]
-    counted: int
+def _last(tokens: list[int], row: Row, counted: int) -> Marked:
+    """A row of whose tokens the last `counted` count."""
+    return Marked(row, tokens, np.arange(len(tokens)) >= len(tokens) - counted)
 
 
 def _tokenise(tokenizer: Tokenizer, texts: list[str]) -> list[tuple[list[int], list[Any]]]:
@@ -134,17 +143,3 @@ def _characters(offsets: list[Any], first: int, end: int, length: int) -> tuple[
     """Where the text of some tokens begins and ends: each piece up to where the next one begins."""
     begin = offsets[first][0] if first < len(offsets) else length
     return begin if first else 0, offsets[end][0] if end < len(offsets) else length
-
-
-def _padded(kept: list[_Marked]) -> EncodedRows:
-    longest = max(len(item.tokens) for item in kept)
-    width = -(-longest // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
-    tokens = np.zeros((len(kept), width), np.int32)
-    segments = np.zeros((len(kept), width), np.int32)
-    loss_mask = np.zeros((len(kept), width), bool)
-    for position, item in enumerate(kept):
-        length = len(item.tokens)
-        tokens[position, :length] = item.tokens
-        segments[position, :length] = 1
-        loss_mask[position, length - item.counted : length] = True
-    return EncodedRows(tuple(item.row for item in kept), tokens, segments, loss_mask)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from bilevel.data.forms import CONVERSATIONS, FORMS, columns_of, recognise, row_of
+from bilevel.data.forms import CONVERSATIONS, FORMS, LINEAGE, columns_of, recognise, row_of
 from bilevel.data.rows import Rejected, Row
 from bilevel.data.sources import open_source
 from bilevel.data.texts import SYSTEM
@@ -23,6 +23,15 @@ class ReadRows(NamedTuple):
 
 def read_rows(source: str | os.PathLike[str], splits: Sequence[str] = ("train",)) -> ReadRows:
     """Rows of a file, of a dataset folder, or of a dataset on the hub, in whichever known form they are.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "pool.jsonl"
+    ...     _ = file.write_text('{"prompt": "Say hello.", "completion": "Hello."}')
+    ...     read = read_rows(file)
+    >>> read.rows[0].id, read.notices
+    ('pool.jsonl:1', ('pool.jsonl: 1 rows, prompt/completion columns',))
 
     Args:
         source: a `.json` or `.jsonl` file (lines and arrays are told apart by content), `.csv`, `.tsv` or `.parquet`,
@@ -67,8 +76,17 @@ def read_rows(source: str | os.PathLike[str], splits: Sequence[str] = ("train",)
 def write_rows(path: str | os.PathLike[str], rows: Sequence[Row], **columns: Sequence[Any]) -> None:
     """JSON lines that `read_rows` reads back, one row a line, each in the form that it came in.
 
-    The row's id stands in the column `id`; a column of that name in the source file becomes `original_id`. What
-    JSON does not know (a date of a Parquet file, say) is written as text.
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "selected.jsonl"
+    ...     write_rows(file, [Row("pool.jsonl:7", "Say hello.", "", "Hello.", form="prompt/completion")], weight=[1.5])
+    ...     print(file.read_text().strip())
+    {"id": "pool.jsonl:7", "prompt": "Say hello.", "completion": "Hello.", "weight": 1.5}
+
+    The row's id stands in the column `id`; a column of that name in the source file becomes `original_id`. Where a
+    row comes from stands in the column `lineage`. What JSON does not know (a date of a Parquet file, say) is written as
+    text.
 
     Args:
         path: where to write; an existing file is replaced.
@@ -76,7 +94,7 @@ def write_rows(path: str | os.PathLike[str], rows: Sequence[Row], **columns: Seq
         **columns: further columns, a value a row (weights, reasons); they win over columns of the same name
             in `extra`.
     """
-    own = {"id"}.union(*(FORMS[form].columns for form in {row.form for row in rows}))
+    own = {"id", LINEAGE}.union(*(FORMS[form].columns for form in {row.form for row in rows}))
     for name, values in columns.items():
         if name in own:
             raise ValueError(f"column {name!r} belongs to the row itself; choose another name")
@@ -90,7 +108,17 @@ def write_rows(path: str | os.PathLike[str], rows: Sequence[Row], **columns: Seq
 
 
 def write_rejected(path: str | os.PathLike[str], rejected: Sequence[Rejected]) -> None:
-    """JSON lines of the rows that were left out, with their `reason` and `remedy`."""
+    """JSON lines of the rows that were left out, with their `reason` and `remedy`.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "rejected.jsonl"
+    ...     row = Row("pool.jsonl:7", "Say hello.", "", "", form="prompt/completion")
+    ...     write_rejected(file, [Rejected(row, "empty response", "write it")])
+    ...     print(file.read_text().strip())
+    {"id": "pool.jsonl:7", "prompt": "Say hello.", "completion": "", "reason": "empty response", "remedy": "write it"}
+    """
     reasons = [item.reason for item in rejected]
     remedies = [item.remedy for item in rejected]
     write_rows(path, [item.row for item in rejected], reason=reasons, remedy=remedies)

@@ -21,9 +21,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from bilevel.data.conversation import Conversation
-from bilevel.data.rows import LABELS, Rejected, Row
-from bilevel.data.texts import Problem, Texts, says_system, text_cell, with_system
+from bilevel.data.rows import LABELS, Rejected, Row, read_lineage
+from bilevel.data.texts import Texts, Unusable, says_system, text_cell, with_system
 from bilevel.errors import InputError
+
+LINEAGE = "lineage"
+"""Column of a row's lineage, in every form."""
 
 _NO = frozenset({"", "0", "0.0", "false", "nan", "no", "none", "null"})
 
@@ -32,7 +35,7 @@ _NO = frozenset({"", "0", "0.0", "false", "nan", "no", "none", "null"})
 class Pair:
     """Columns of text: one question, one response.
 
-    Args:
+    Attributes:
         title: how users are told of it.
         instruction: column of the question.
         output: column of the response.
@@ -54,7 +57,7 @@ class Pair:
         """Columns that belong to the form, where they are there."""
         return (self.instruction, self.input, self.output) if self.input else self.needed
 
-    def read(self, place: str, record: Mapping[str, Any]) -> tuple[Texts, Problem | None]:
+    def read(self, place: str, record: Mapping[str, Any]) -> tuple[Texts, Unusable | None]:
         """What a record says, and why it cannot be used if so.
 
         Raises:
@@ -70,7 +73,7 @@ class Pair:
         problem = None
         if empty:
             what = "response" if empty[0] == self.output else self.instruction
-            problem = Problem(f"empty {what}", f"write the {empty[0]} or remove the row")
+            problem = Unusable(f"empty {what}", f"write the {empty[0]} or remove the row")
         return Texts(instruction, context, output), problem
 
     def record(self, row: Row) -> dict[str, Any]:
@@ -96,14 +99,14 @@ class Plain:
 
     columns = needed
 
-    def read(self, place: str, record: Mapping[str, Any]) -> tuple[Texts, Problem | None]:
+    def read(self, place: str, record: Mapping[str, Any]) -> tuple[Texts, Unusable | None]:
         """What a record says, and why it cannot be used if so.
 
         Raises:
             InputError: a column that is not text.
         """
         text = text_cell(place, self.column, record[self.column])
-        problem = None if text.strip() else Problem("empty text", "write the text or remove the row")
+        problem = None if text.strip() else Unusable("empty text", "write the text or remove the row")
         return Texts("", "", text), problem
 
     def record(self, row: Row) -> dict[str, Any]:
@@ -182,7 +185,8 @@ def row_of(place: str, identity: str, name: str, record: Any) -> Row | Rejected:
     """A row from a record of a known form.
 
     The columns in `LABELS` become labels: a truth value, number or text is kept as text, and "no", "none", "false",
-    "0" and null become "". All columns that do not belong to the form are kept in `extra`.
+    "0" and null become "". A column `lineage` that `write_rows` wrote becomes the row's lineage. All other columns that
+    do not belong to the form are kept in `extra`.
 
     Args:
         place: where the row stands, for errors.
@@ -200,6 +204,9 @@ def row_of(place: str, identity: str, name: str, record: Any) -> Row | Rejected:
             raise InputError(_missing(place, column, form, record))
     labels = {name: _label(record[name]) for name in LABELS if name in record and _is_label(record[name])}
     extra = {name: value for name, value in record.items() if name not in form.columns and name not in labels}
+    lineage = read_lineage(extra.get(LINEAGE))
+    if lineage is not None:
+        del extra[LINEAGE]
     source = {form.column: record[form.column]} if isinstance(form, Conversation) else {}
     texts, problem = form.read(place, record)
     texts = with_system(texts, extra)
@@ -214,17 +221,19 @@ def row_of(place: str, identity: str, name: str, record: Any) -> Row | Rejected:
         texts.history,
         name,
         source,
+        lineage,
     )
     problem = problem or _broken(texts)
     return row if problem is None else Rejected(row, *problem)
 
 
 def columns_of(row: Row) -> dict[str, Any]:
-    """The columns of a row in the form it came in, labels and other columns included."""
+    """The columns of a row in the form it came in, labels, other columns and lineage included."""
     form = FORMS[row.form]
     if row.history and isinstance(form, Pair):
         form = FORMS["messages"]
-    return {**form.record(row), **row.labels, **row.extra}
+    lineage = {} if row.lineage is None else {LINEAGE: row.lineage.record()}
+    return {**form.record(row), **row.labels, **row.extra, **lineage}
 
 
 def _check_mapping(place: str, record: Any) -> None:
@@ -244,11 +253,11 @@ def _missing(place: str, column: str, form: Pair | Conversation | Plain, record:
     return f"{message}; add it as in the rows before"
 
 
-def _broken(texts: Texts) -> Problem | None:
+def _broken(texts: Texts) -> Unusable | None:
     try:
         "".join((*texts[:4], *(text for turn in texts.history for text in turn))).encode()
     except UnicodeEncodeError:
-        return Problem("broken characters (half of a surrogate pair)", "write the text again as UTF-8")
+        return Unusable("broken characters (half of a surrogate pair)", "write the text again as UTF-8")
     return None
 
 

@@ -1,12 +1,13 @@
 """Several rows in one sequence, so that short rows do not pay for the longest one's padding."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
+from bilevel.data.dataset import Dataset, filler_of
 from bilevel.data.encode import EncodedRows
 from bilevel.data.rows import Row
 from bilevel.errors import InputError
@@ -37,6 +38,10 @@ class Placement(NamedTuple):
 
 def first_fit_decreasing(lengths: Int[np.ndarray, " rows"], capacity: int) -> Placement:
     """Places rows, longest first, each in the first sequence that has room; equal lengths keep their order.
+
+    >>> place = first_fit_decreasing(np.array([3, 5, 2]), capacity=6)
+    >>> place.sequence.tolist(), place.start.tolist(), place.sequences
+    ([1, 0, 1], [0, 0, 3], 2)
 
     Never more than 11/9 of the fewest possible sequences, plus one. Rows of no length take no room.
 
@@ -80,10 +85,10 @@ class PackedRows:
     devices by themselves under `jax.jit`. Inside `shard_map` they would not, so each device's share of the rows
     must there be packed on its own.
 
-    Args:
+    Attributes:
         encoded: the rows.
         length: tokens of a sequence.
-        sizes: numbers of sequences that a batch may have, ascending.
+        sequence_counts: numbers of sequences that a batch may have, ascending.
         share: of the padded tokens that packed batches have, on average over those planned for.
 
     Raises:
@@ -92,7 +97,7 @@ class PackedRows:
 
     encoded: EncodedRows
     length: int
-    sizes: tuple[int, ...]
+    sequence_counts: tuple[int, ...]
     share: float = 1.0
 
     def __post_init__(self) -> None:
@@ -111,6 +116,25 @@ class PackedRows:
         """Where the tokens come from; a row's position here is its `row_id`."""
         return self.encoded.rows
 
+    @property
+    def fingerprint(self) -> str:
+        """What the rows are, however they are packed."""
+        return self.encoded.fingerprint
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """How many rows there are, and one more than the largest value of each index column."""
+        return self.encoded.sizes
+
+    @property
+    def columns(self) -> Mapping[str, np.ndarray]:
+        """Further numbers, one a row or one a token, as they are before packing."""
+        return self.encoded.columns
+
+    def names(self, indices: Sequence[int] | Int[np.ndarray, " rows"]) -> list[str]:
+        """Stable ids of the rows at these positions; "" for -1."""
+        return self.encoded.names(indices)
+
     def batch(self, indices: Int[np.ndarray, "*batches rows"] | Sequence[int]) -> dict[str, np.ndarray]:
         """Packed batches of the rows at these positions; -1 gives a filler row, which has no token at all.
 
@@ -122,7 +146,7 @@ class PackedRows:
         present = padded["segments"] > 0
         places = [first_fit_decreasing(each, self.length) for each in present.sum(axis=-1).reshape(-1, rows)]
         fullest = max(place.sequences for place in places)
-        sequences = next((size for size in self.sizes if size >= fullest), rows)
+        sequences = next((count for count in self.sequence_counts if count >= fullest), rows)
         first = [
             (number * sequences + place.sequence) * self.length + place.start
             for number, place in enumerate(places)
@@ -135,12 +159,17 @@ class PackedRows:
             return packed.reshape(*row_id.shape[:-1], sequences, self.length)
 
         token_row = moved(np.broadcast_to(np.arange(rows, dtype=np.int32)[:, None], present.shape), -1)
+        columns = {
+            name: moved(padded[name], filler_of(name)) if values.ndim > 1 else padded[name]
+            for name, values in self.columns.items()
+        }
         return {
             "tokens": moved(padded["tokens"], 0),
             "segments": token_row + 1,
             "loss_mask": moved(padded["loss_mask"], False),
             "token_row": token_row,
             "row_id": row_id,
+            **columns,
         }
 
 
@@ -154,8 +183,15 @@ def pack_rows(
 ) -> PackedRows:
     """Plans packing for the batches that a run will see: as many sequences as the fullest of them needs.
 
+    >>> from bilevel.data import PLAIN, encode_rows, train_tokenizer
+    >>> rows = [Row(f"a:{n}", "Hi.", "", "Yes." * n) for n in (1, 1, 4)]
+    >>> encoded = encode_rows(rows, train_tokenizer(["a"], 259), PLAIN, max_length=32).encoded
+    >>> packed = pack_rows(encoded, batches=[[0, 1, 2]])
+    >>> encoded.batch([0, 1, 2])["tokens"].shape, packed.batch([0, 1, 2])["tokens"].shape
+    ((3, 24), (2, 24))
+
     An order is a function of the step, so a run can name its batches before it begins:
-    `pack_rows(rows, (order.indices(step) for step in range(steps)))`.
+    `pack_rows(rows, (order.take(step * size, size) for step in range(steps)))`.
 
     Args:
         encoded: the rows.
@@ -186,28 +222,40 @@ def pack_rows(
 
     best = min(map(int, np.unique(rounded)), key=average)
     sizes = (best, most) if two_sizes and average(best) <= _SECOND_SIZE * most else (most,)
-    return replace(unplanned, sizes=sizes, share=average(sizes[0]) / rows)
+    return replace(unplanned, sequence_counts=sizes, share=average(sizes[0]) / rows)
 
 
 def arrange_rows(
-    encoded: EncodedRows,
+    dataset: Dataset,
     batches: Int[np.ndarray, "batches *pieces rows"],
     packing: Packing,
     multiple: int = 1,
     two_sizes: bool = False,
-) -> EncodedRows | PackedRows:
+) -> Dataset:
     """The rows packed or padded; both have `batch`, and give the same row losses.
 
-    `auto` packs where packed batches hold at most `LARGEST_SHARE` of the padded tokens.
+    >>> from bilevel.data import PLAIN, encode_rows, train_tokenizer
+    >>> rows = [Row(f"a:{n}", "Hi.", "", "Yes." * n) for n in (1, 1, 4)]
+    >>> encoded = encode_rows(rows, train_tokenizer(["a"], 259), PLAIN, max_length=32).encoded
+    >>> type(arrange_rows(encoded, np.array([[0, 1, 2]]), "auto")).__name__
+    'PackedRows'
+
+    `auto` packs where packed batches hold at most `LARGEST_SHARE` of the padded tokens. Rows without tokens stay as
+    they are.
 
     Args:
-        encoded: the rows.
+        dataset: the rows.
         batches: positions of the rows of batches that the run will see, as in `pack_rows`.
         packing: whether to pack.
         multiple: devices that share a batch.
         two_sizes: as in `pack_rows`.
+
+    Raises:
+        InputError: rows without tokens are to be packed.
     """
-    if packing == "off":
-        return encoded
-    packed = pack_rows(encoded, batches, multiple=multiple, two_sizes=two_sizes)
-    return packed if packing == "on" or packed.share <= LARGEST_SHARE else encoded
+    if packing == "off" or not (packing == "on" or isinstance(dataset, EncodedRows)):
+        return dataset
+    if not isinstance(dataset, EncodedRows):
+        raise InputError("packing on: rows without tokens cannot share a sequence; leave packing off")
+    packed = pack_rows(dataset, batches, multiple=multiple, two_sizes=two_sizes)
+    return packed if packing == "on" or packed.share <= LARGEST_SHARE else dataset

@@ -7,16 +7,20 @@ from bilevel.data.chat import CHAT, ChatTemplate, check_chat_template, has_chat_
 from bilevel.data.exchange import Exchange, Targets, last_alone
 from bilevel.data.forms import CONVERSATIONS
 from bilevel.data.rows import Row
-from bilevel.data.texts import Problem
+from bilevel.data.texts import Unusable
 from bilevel.data.tokenizer import Tokenizer, tokenise
 from bilevel.errors import InputError
 
 
 @dataclass(frozen=True)
 class Template:
-    """Wording around a row's texts.
+    r"""Wording around a row's texts.
 
-    Args:
+    >>> template = Template("mine", "Q: {instruction} ({input})\nA: ", "Q: {instruction}\nA: ")
+    >>> template.prompt(Row("a:1", "Add.", "2 3", "5"))
+    'Q: Add. (2 3)\nA: '
+
+    Attributes:
         name: how users ask for it.
         with_input: prompt of a row that has an input; `{instruction}` and `{input}` stand for its texts.
         without_input: prompt of a row that has none; `{instruction}` stands for its text.
@@ -46,7 +50,7 @@ class Template:
 
     def exchanges(
         self, rows: Sequence[Row], tokenizer: Tokenizer, targets: Targets = "all"
-    ) -> list[list[Exchange] | Problem]:
+    ) -> list[list[Exchange] | Unusable]:
         """Tokens of rows: [start token] prompt response [end token] prompt response [end token] ...
 
         Prompt and response are tokenised apart, so that a prompt's tokens never depend on its response: what is
@@ -55,7 +59,7 @@ class Template:
         texts = [self.texts(row) for row in rows]
         tokens = iter(tokenise(tokenizer, [text for turns in texts for turn in turns for text in turn]))
         start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-        found: list[list[Exchange] | Problem] = []
+        found: list[list[Exchange] | Unusable] = []
         for turns in texts:
             exchanges = []
             empty = ""
@@ -68,7 +72,7 @@ class Template:
                     empty = empty or "no prompt token"
                 exchanges.append(Exchange(context, [*response, tokenizer.eos_token_id]))
             if empty:
-                found.append(Problem(empty, "write text that the tokenizer knows, or use another tokenizer"))
+                found.append(Unusable(empty, "write text that the tokenizer knows, or use another tokenizer"))
             else:
                 found.append(exchanges if targets == "all" else [last_alone(exchanges)])
         return found
@@ -104,6 +108,9 @@ TEMPLATES: dict[str, Template | ChatTemplate] = {
 def get_template(name: str) -> Template | ChatTemplate:
     """Template of this name.
 
+    >>> get_template("raw").prompt(Row("a:1", "The sky is", "", " blue."))
+    'The sky is'
+
     Raises:
         InputError: there is none.
     """
@@ -116,6 +123,10 @@ def choose_template(
     name: str, rows: Sequence[Row], tokenizer: Tokenizer | None
 ) -> tuple[Template | ChatTemplate, str]:
     """The template of a run.
+
+    >>> template, said = choose_template("auto", [Row("a:1", "Hi.", "", "Hello.", form="messages")], None)
+    >>> template.name, said
+    ('plain', 'template plain, since the tokenizer has no chat template')
 
     "auto" is the tokenizer's own chat template where the rows came as conversations and there is one, else `PLAIN`.
 

@@ -20,7 +20,7 @@ class Texts(NamedTuple):
     history: tuple[tuple[str, str], ...] = ()
 
 
-class Problem(NamedTuple):
+class Unusable(NamedTuple):
     """Why a row cannot be used, and what its owner can do about it."""
 
     reason: str

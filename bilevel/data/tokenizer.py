@@ -53,6 +53,13 @@ else:
 def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
     """Fast tokenizer of a Hugging Face folder; nothing is downloaded and no code of the folder is run.
 
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = train_tokenizer(["a"], 259).save_pretrained(folder)
+    ...     tokenizer = load_tokenizer(folder)
+    >>> tokenizer.eos_token
+    '</s>'
+
     Args:
         folder: holds `tokenizer.json`, and `tokenizer_config.json` with the names of the special tokens.
 
@@ -108,7 +115,9 @@ def tokenise(tokenizer: Tokenizer, texts: Sequence[str], special: bool = False) 
 
 
 def check_vocabulary(tokenizer: Tokenizer, embedding_rows: int) -> None:
-    """Raises where a token has no row in the model's embedding.
+    """Refuses a tokenizer that has tokens without a row in the model's embedding.
+
+    >>> check_vocabulary(train_tokenizer(["a"], 259), embedding_rows=259)
 
     Raises:
         InputError: the tokenizer's largest id is at least `embedding_rows`.
@@ -123,6 +132,10 @@ def check_vocabulary(tokenizer: Tokenizer, embedding_rows: int) -> None:
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Byte-level BPE learnt from texts: any text can be encoded and comes back unchanged.
+
+    >>> tokenizer = train_tokenizer(["low lower lowest"] * 5, vocab_size=262)
+    >>> tokenizer.decode(tokenizer("lowest of all", add_special_tokens=False)["input_ids"])
+    'lowest of all'
 
     The same texts in the same order give the same tokenizer. Ids 0, 1 and 2 are `<s>`, `</s>` and `<pad>`,
     then come the 256 bytes, then the merges.

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from bilevel.data.exchange import Exchange
-from bilevel.data.texts import Problem
+from bilevel.data.texts import Unusable
 
 Truncation = Literal["response_first", "keep_start", "drop"]
 """What happens to rows that are too long; see `fit`."""
@@ -37,7 +37,7 @@ class Fitted(NamedTuple):
 
 def fit(
     exchanges: Sequence[Exchange], max_length: int, start: int | None, policy: Truncation
-) -> Fitted | Problem:
+) -> Fitted | Unusable:
     """Cuts a row to a length.
 
     `response_first` keeps the last response whole and loses tokens at the start of the row, but never its start token
@@ -59,11 +59,11 @@ def fit(
         return Fitted(tokens, targets, len(tokens))
     remedy = "raise the length limit, or shorten or remove the row"
     if policy == "drop":
-        return Problem(f"longer than {max_length} tokens", remedy)
+        return Unusable(f"longer than {max_length} tokens", remedy)
     borders = [0, *accumulate(map(len, parts))]
     if policy == "keep_start":
         if not targets[:max_length].any():
-            return Problem(
+            return Unusable(
                 f"no response token within {max_length} tokens", f"{remedy}; or take response_first"
             )
         return Fitted(
@@ -104,7 +104,7 @@ def _response_first(
 class Truncated:
     """Ids of rows that did not fit, by what they lost.
 
-    Args:
+    Attributes:
         prompts: prompts, or parts of them.
         responses: the end of their last response.
         turns: earlier responses of a conversation.

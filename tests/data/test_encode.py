@@ -57,6 +57,13 @@ def test_width_is_the_longest_row_rounded_up(bytewise: Tokenizer) -> None:
     assert encoded(bytewise, ("abcd", "ef")).encoded.tokens.shape == (1, 16)
 
 
+def test_a_given_width_is_kept_and_rows_that_do_not_fit_are_named(bytewise: Tokenizer) -> None:
+    rows = [Row("a:1", "a", "", "b"), Row("a:2", "abcd", "", "ef")]
+    assert encode_rows(rows, bytewise, PLAIN, 64, width=20).encoded.tokens.shape == (2, 20)
+    with pytest.raises(InputError, match="a:2: 9 tokens do not fit into a width of 8; raise the width"):
+        encode_rows(rows, bytewise, PLAIN, 64, width=8)
+
+
 def test_prompt_tokens_do_not_depend_on_the_response() -> None:
     tokenizer = train_tokenizer(["ab\nab\nab"] * 9, 300)
     first, second = encoded(tokenizer, ("ab", "\nab"), ("ab", "b")).encoded.tokens

@@ -11,15 +11,15 @@ import pytest
 import models
 from bilevel.data import (
     EncodedRows,
+    Order,
     PackedRows,
     Row,
-    RowOrder,
     arrange_rows,
     first_fit_decreasing,
     pack_rows,
 )
 from bilevel.errors import InputError
-from bilevel.layout.devices import data_mesh, place_batch, replicate
+from bilevel.layout import data_layout
 from bilevel.objectives import response_losses
 
 CONFIG = models.DecoderConfig(vocab_size=17, width=16, layers=2, heads=4, kv_heads=2, mlp_width=20)
@@ -54,7 +54,7 @@ def test_every_token_of_every_row_is_there_once() -> None:
     packed = pack_rows(ROWS, [range(12)], length=16)
     ids = [3, -1, 0, 1, 7, 2]
     batch, padded = packed.batch(ids), ROWS.batch(ids)
-    assert batch["tokens"].shape == (packed.sizes[0], 16)
+    assert batch["tokens"].shape == (packed.sequence_counts[0], 16)
     np.testing.assert_array_equal(batch["row_id"], ids)
     for row in range(len(ids)):
         for name in ("tokens", "loss_mask"):
@@ -72,18 +72,18 @@ def test_every_token_of_every_row_is_there_once() -> None:
 
 
 def test_a_plan_holds_every_batch_of_a_run_at_its_sizes() -> None:
-    order = RowOrder(len(ROWS), 5, seed=1)
-    batches = [order.indices(step) for step in range(30)]
+    order = Order(len(ROWS), seed=1)
+    batches = [order.take(step * 5, 5) for step in range(30)]
     packed = pack_rows(ROWS, batches, two_sizes=True)
-    assert packed.sizes == (3, 4)
+    assert packed.sequence_counts == (3, 4)
     shapes = [packed.batch(batch)["tokens"].shape for batch in batches]
     assert set(shapes) == {(3, 12), (4, 12)}
     assert packed.share == pytest.approx(np.mean([sequences for sequences, _ in shapes]) / 5)
     # Each batch has the smaller size if it fits, and the larger one holds all.
     for batch, (sequences, _) in zip(batches, shapes, strict=True):
         assert (first_fit_decreasing(ROWS.lengths[batch], 12).sequences <= 3) == (sequences == 3)
-    assert pack_rows(ROWS, batches).sizes == (4,)
-    assert pack_rows(ROWS, batches, multiple=4, two_sizes=True).sizes == (4,)
+    assert pack_rows(ROWS, batches).sequence_counts == (4,)
+    assert pack_rows(ROWS, batches, multiple=4, two_sizes=True).sequence_counts == (4,)
 
 
 def evaluate(params: dict, batch: dict) -> tuple:
@@ -112,21 +112,21 @@ def test_packed_rows_equal_padded_rows(compiled: Callable) -> None:
 
 def test_packed_rows_over_devices(compiled: Callable) -> None:
     ids = np.arange(12)
-    mesh = data_mesh(jax.devices()[:4])
+    layout = data_layout(jax.devices()[:4])
     packed = pack_rows(ROWS, [ids], length=24, multiple=4).batch(ids)
     assert packed["tokens"].shape == (4, 24)
     alone = compiled(PARAMS, ROWS.batch(ids))
-    shared = compiled(replicate(PARAMS, mesh), place_batch(packed, mesh))
+    shared = compiled(layout.replicate(PARAMS), layout.split(packed))
     chex.assert_trees_all_close(shared, alone, rtol=1e-5, atol=1e-5)
 
 
 def test_batches_of_one_size_compile_once() -> None:
     chex.clear_trace_counter()
-    order = RowOrder(len(ROWS), 4, seed=0)
-    packed = pack_rows(ROWS, (order.indices(step) for step in range(4)))
+    order = Order(len(ROWS), seed=0)
+    packed = pack_rows(ROWS, (order.take(step * 4, 4) for step in range(4)))
     loss = jax.jit(chex.assert_max_traces(n=1)(lambda batch: row_losses(PARAMS, batch).total))
-    assert len(packed.sizes) == 1
-    results = [loss(packed.batch(order.indices(step))) for step in range(4)]
+    assert len(packed.sequence_counts) == 1
+    results = [loss(packed.batch(order.take(step * 4, 4))) for step in range(4)]
     assert len({float(jnp.sum(total)) for total in results}) == 4
 
 
@@ -151,12 +151,12 @@ def test_leading_axes_are_packed_one_by_one_at_one_shape() -> None:
     ids = np.array([[[0, 2, 6], [1, 10, -1]], [[3, 4, 5], [7, 8, 9]]])
     packed = pack_rows(ROWS, [ids])
     batch = packed.batch(ids)
-    assert batch["tokens"].shape == (2, 2, packed.sizes[0], 12)
+    assert batch["tokens"].shape == (2, 2, packed.sequence_counts[0], 12)
     for step in range(2):
         for micro in range(2):
             chex.assert_trees_all_equal(
                 {name: array[step, micro] for name, array in batch.items()},
-                PackedRows(ROWS, 12, packed.sizes).batch(ids[step, micro]),
+                PackedRows(ROWS, 12, packed.sequence_counts).batch(ids[step, micro]),
             )
     # One that does not fit takes all of them along, so that a step has one shape.
     assert PackedRows(ROWS, 12, (1,)).batch(ids)["tokens"].shape == (2, 2, 3, 12)
@@ -172,7 +172,7 @@ def test_auto_packs_where_it_saves_tokens(lengths: list[int], packing, sequences
     if sequences is None:
         assert found is rows
     else:
-        assert found.sizes == (sequences,)
+        assert found.sequence_counts == (sequences,)
         assert found.share == sequences / 12
 
 
@@ -180,12 +180,12 @@ def test_a_smaller_size_for_most_batches_is_taken_where_it_saves_tokens() -> Non
     rows = encoded([2] * 20 + [12] * 4)
     light, heavy = list(range(8)), [*range(4), *range(20, 24)]
     packed = pack_rows(rows, [light] * 9 + [heavy], two_sizes=True)
-    assert packed.sizes == (2, 5)
+    assert packed.sequence_counts == (2, 5)
     assert packed.share == pytest.approx((9 * 2 + 5) / (10 * 8))
     assert packed.batch(light)["tokens"].shape == (2, 12)
     assert packed.batch(heavy)["tokens"].shape == (5, 12)
     # Pieces of one batch share its size.
     assert packed.batch(np.array([light, heavy]))["tokens"].shape == (2, 5, 12)
     both = np.array([[light, heavy]] * 9 + [[light, light]])
-    assert pack_rows(rows, both, two_sizes=True).sizes == (5,)
-    assert pack_rows(rows, [heavy] * 9 + [light], two_sizes=True).sizes == (5,)
+    assert pack_rows(rows, both, two_sizes=True).sequence_counts == (5,)
+    assert pack_rows(rows, [heavy] * 9 + [light], two_sizes=True).sequence_counts == (5,)

@@ -16,6 +16,7 @@ import pyarrow.parquet
 import pytest
 
 from bilevel.data import read_rows, write_rows
+from bilevel.data.sources import open_source
 from bilevel.errors import InputError
 
 RECORDS = [
@@ -99,6 +100,30 @@ def test_broken_files_are_one_line(name: str, content: bytes, said: str, tmp_pat
         read_rows(tmp_path / name)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.parquet", "rows.csv", "rows.jsonl.gz"])
+def test_records_are_read_in_any_order(name: str, tmp_path: Path) -> None:
+    records = [{"prompt": f"Say {n} ü.", "completion": str(n)} for n in range(5000)]
+    path, kind = tmp_path / name, name.partition(".")[2]
+    lines = "\ufeff\n" + "\r\n \u00a0\n".join(json.dumps(record, ensure_ascii=False) for record in records)
+    if kind == "parquet":
+        pyarrow.parquet.write_table(pa.Table.from_pylist(records), path, row_group_size=1500)
+    elif kind == "json":
+        path.write_text(" \n" * 3000 + json.dumps(records))
+    elif kind == "csv":
+        path.write_text(
+            "prompt,completion\n" + "".join(f"{r['prompt']},{r['completion']}\n" for r in records)
+        )
+    else:
+        content = lines.encode()
+        path.write_bytes(gzip.compress(content) if kind.endswith("gz") else content)
+    rows = open_source(path).rows
+    assert len(rows) == 5000
+    for position in (4999, 0, 1499, 1500, 3000, 2999, 1):
+        number = 2 * position + 2 if "jsonl" in kind else position + 1
+        assert rows.row(position) == (number, records[position])
+    assert [record for _, record in open_source(path).records] == records
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bilevel.data.exchange import Exchange
-from bilevel.data.texts import Problem
+from bilevel.data.texts import Unusable
 from bilevel.data.truncation import Fitted, Truncated, fit
 
 START = 1
@@ -12,7 +12,7 @@ ONE = [Exchange([START, 10, 11, 12], [20, 21, 2])]
 TWO = [Exchange([START, 10, 11], [20, 2]), Exchange([12, 13], [22, 23, 2])]
 
 
-def shown(fitted: Fitted | Problem) -> tuple[list[int], list[int], str]:
+def shown(fitted: Fitted | Unusable) -> tuple[list[int], list[int], str]:
     """Tokens, targets, and what was cut: p(rompt), r(esponse), t(urns)."""
     assert isinstance(fitted, Fitted)
     cut = (fitted.prompt_cut, fitted.response_cut, fitted.turns_lost)
@@ -54,11 +54,11 @@ def test_the_start_can_be_kept(exchanges, length, targets, cut) -> None:
 
 def test_rows_can_be_refused() -> None:
     found = fit(ONE, 4, START, "keep_start")
-    assert isinstance(found, Problem)
+    assert isinstance(found, Unusable)
     assert found.reason == "no response token within 4 tokens"
     assert "response_first" in found.remedy
     found = fit(ONE, 6, START, "drop")
-    assert isinstance(found, Problem)
+    assert isinstance(found, Unusable)
     assert found.reason == "longer than 6 tokens"
     assert shown(fit(ONE, 7, START, "drop"))[2] == ""
 
@@ -69,7 +69,7 @@ def test_no_row_is_longer_and_each_has_a_target_after_a_token(policy, start) -> 
     for length in range(3, 12):
         for exchanges in (ONE, TWO):
             found = fit(exchanges, length, start, policy)
-            if isinstance(found, Problem):
+            if isinstance(found, Unusable):
                 continue
             assert len(found.tokens) == len(found.targets) == min(length, found.length)
             assert found.targets.any()

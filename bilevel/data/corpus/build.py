@@ -33,6 +33,10 @@ def make_corpus(
 ) -> Corpus:
     """Instructions with short answers, some of them faulty, in three sets.
 
+    >>> corpus = make_corpus(seed=0, rows=20, valid=5, test=5)
+    >>> len(corpus.train), sum(row.label("fault") != "" for row in corpus.train)
+    (20, 8)
+
     Kinds of task are drawn evenly, as long as their prompts last. No prompt stands twice, neither in a set
     nor in two of them, except in twins; there are several thousand to share out. Faults are planted in plain
     rows. Validation and test rows are clean and hold the share `hard` of hard rows, too; they stay the same

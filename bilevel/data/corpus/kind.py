@@ -52,7 +52,7 @@ class Example(NamedTuple):
 class Kind:
     """A kind of task: every wording can be asked of every item.
 
-    Args:
+    Attributes:
         name: its name in the label `kind`.
         family: kinds of one family have answers of one sort, so that only another family is off topic.
         wordings: "instruction | input => output"; input may be left out, and so may the output "{y}".

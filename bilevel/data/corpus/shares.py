@@ -9,7 +9,7 @@ from bilevel.errors import InputError
 class Shares:
     """Which share of the training rows is what; the rest is plain and clean.
 
-    Args:
+    Attributes:
         fault: rows with a planted fault.
         wrong_answer: part of the faults with the answer of another row of the same kind.
         truncated: part of the faults whose answer breaks off.

@@ -29,7 +29,7 @@ BOILERPLATE = (
 class TextShares:
     """Which share of the documents comes from which source; the rest is the textbook.
 
-    Args:
+    Attributes:
         forum: documents whose last word is wrong: the answer to another question of the same kind.
         snippet: documents that break off before their end.
         thread: documents whose end belongs elsewhere.

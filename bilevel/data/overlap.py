@@ -1,49 +1,17 @@
-"""Are these rows fit to be used? Questions asked before time is spent."""
+"""Rows of one set that also stand in another, found before time is spent."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bilevel.data.rows import Rejected, Row
+from bilevel.data.rows import Row
 from bilevel.errors import InputError
-
-
-def check_rejected(rejected: Sequence[Rejected], total: int, limit: float = 0.5) -> None:
-    """Raises where too many rows of a set were left out.
-
-    Args:
-        rejected: rows that were left out.
-        total: rows that were read, the rejected ones included.
-        limit: the largest share that may be left out.
-
-    Raises:
-        InputError: every row was rejected, or more than `limit` of them.
-    """
-    if not 0 <= limit <= 1:
-        raise InputError(
-            f"limit {limit} is not a share; give the largest rejected share as a number from 0 to 1"
-        )
-    if not rejected:
-        return
-    counts = Counter(item.reason for item in rejected)
-    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
-    first = f"first {rejected[0].id}: {rejected[0].remedy}"
-    if len(rejected) >= total:
-        detail = "only empty responses" if set(counts) == {"empty response"} else reasons
-        raise InputError(f"{_file(rejected[0])}: all {total} rows were rejected, {detail} ({first})")
-    share = len(rejected) / total
-    if share > limit:
-        raise InputError(
-            f"{_file(rejected[0])}: {len(rejected)} of {total} rows were rejected ({reasons}), "
-            f"{share:.0%} are more than the limit of {limit:.0%}; mend them or raise the limit ({first})"
-        )
 
 
 @dataclass(frozen=True)
 class Overlap:
     """How rows of one set stand in another; ids are (row of the second set, its first match in the first).
 
-    Args:
+    Attributes:
         pairs: rows of the second set whose prompt and response are a row's of the first.
         prompts: rows of the second set whose prompt is a row's of the first, the pairs included.
         total: number of rows of the second set.
@@ -76,6 +44,10 @@ def find_overlap(
 ) -> Overlap:
     """Which rows of one set also stand in another.
 
+    >>> train = [Row("pool:1", "Add 2 and 3.", "", "5"), Row("pool:2", "Say hello.", "", "Hello.")]
+    >>> find_overlap(train, [Row("valid:1", "Say hello. ", "", "Hi!")]).prompts
+    (('valid:1', 'pool:2'),)
+
     Texts are compared without surrounding blanks, whatever columns they came in; a conversation's earlier turns and
     system message belong to its prompt. A shared prompt with another response is counted but allowed in any number:
     safety data does this on purpose.
@@ -104,6 +76,9 @@ def find_overlap(
 def check_overlap(train: Sequence[Row], valid: Sequence[Row]) -> Overlap:
     """Which validation rows also stand in the training rows; see `find_overlap`.
 
+    >>> check_overlap([Row("pool:1", "Add 2 and 3.", "", "5")], [Row("valid:1", "Add 2 and 4.", "", "6")]).warning
+    ''
+
     Args:
         train: rows of the lower level.
         valid: rows of the upper level.
@@ -119,7 +94,3 @@ def check_overlap(train: Sequence[Row], valid: Sequence[Row]) -> Overlap:
             "hold trusted rows out of the training file"
         )
     return overlap
-
-
-def _file(item: Rejected) -> str:
-    return item.id.rpartition(":")[0]
