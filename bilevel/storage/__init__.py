@@ -1,1 +1,1 @@
-"""What lies on disk and must be whole: checkpoints, seals, fingerprints, snapshots of weight networks."""
+"""What lies on disk and must be whole: checkpoints, rows, ledgers, seals, fingerprints, weight networks."""

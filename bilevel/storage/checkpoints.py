@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +14,19 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from bilevel.errors import InputError
 from bilevel.storage.disk import DiskFullError, naming_a_full_disk
 from bilevel.storage.seal import check_sealed, seal
-from bilevel.storage.stored_arrays import as_described, as_stored, describe, flatten, nest, restore_arguments
+from bilevel.storage.stored_arrays import (
+    Place,
+    as_described,
+    as_stored,
+    describe,
+    flatten,
+    nest,
+    restore_arguments,
+)
 
 _ARRAYS, _NOTES, _LOSS = "arrays", "notes", "upper_loss"
 _UNFINISHED = "*.orbax-checkpoint-tmp"
@@ -118,7 +125,7 @@ class Checkpoints:
         self._finishing = self._thread.submit(self._finish, number)
 
     def wait(self) -> None:
-        """Returns when everything is written.
+        """When everything is written.
 
         Raises:
             DiskFullError: the disk is full.
@@ -128,24 +135,30 @@ class Checkpoints:
             finishing.result()
 
     def read_newest(
-        self, mesh: Mesh, complain: Callable[[str], None] = lambda text: None
+        self, place: Place, complain: Callable[[str], None] = lambda text: None
     ) -> Checkpoint | None:
-        """Returns the newest checkpoint that is whole, None where there is none.
+        """The newest checkpoint that is whole, None where there is none.
 
         Args:
-            mesh: on which arrays are spread as they were on the mesh that they were saved from.
+            place: where an array goes that lay on several devices.
             complain: told, in a line each, which checkpoints are broken.
 
         Raises:
             InputError: a checkpoint is whole and cannot be read all the same: for want of memory, say.
         """
-        return self._first_whole(sorted(self._numbers(), reverse=True), mesh, complain)
-
-    def read_best(self, mesh: Mesh, complain: Callable[[str], None] = lambda text: None) -> Checkpoint | None:
-        """Returns the checkpoint of the lowest upper loss, as `read_newest` does; those without a loss are none."""
-        losses = {number: _loss(self._manager().metrics(number)) for number in self._numbers()}
-        ranked = sorted((loss, number) for number, loss in losses.items() if loss is not None)
-        return self._first_whole([number for _, number in ranked], mesh, complain)
+        for number in sorted(self._numbers(), reverse=True):
+            folder, whole = self._folder / str(number), False
+            try:
+                # Before Orbax looks: its storage would not notice a changed byte, and meets a missing one noisily.
+                whole = check_sealed(folder)
+                return self._read(number, place)
+            # What a broken file makes Orbax raise is not specified.
+            except Exception as error:
+                said = f"{folder}: this checkpoint cannot be read ({_first_line(error)})"
+                if whole:  # to pass it over would throw away what is good
+                    raise InputError(f"{said}, though it is whole: is this machine large enough?") from error
+                complain(said)
+        return None
 
     def close(self) -> None:
         """Finishes what is being written and lets go of the folder; closing twice does no harm."""
@@ -160,23 +173,6 @@ class Checkpoints:
 
     def _numbers(self) -> list[int]:
         return list(self._manager().all_steps()) if self._folder.is_dir() else []
-
-    def _first_whole(
-        self, numbers: Iterable[int], mesh: Mesh, complain: Callable[[str], None]
-    ) -> Checkpoint | None:
-        for number in numbers:
-            folder, whole = self._folder / str(number), False
-            try:
-                # Before Orbax looks: its storage would not notice a changed byte, and meets a missing one noisily.
-                whole = check_sealed(folder)
-                return self._read(number, mesh)
-            # What a broken file makes Orbax raise is not specified.
-            except Exception as error:
-                said = f"{folder}: this checkpoint cannot be read ({_first_line(error)})"
-                if whole:  # to pass it over would throw away what is good
-                    raise InputError(f"{said}, though it is whole: is this machine large enough?") from error
-                complain(said)
-        return None
 
     def _finish(self, number: int) -> None:
         with self._naming_a_full_disk():
@@ -214,7 +210,7 @@ class Checkpoints:
             )
         return self._opened
 
-    def _read(self, number: int, mesh: Mesh) -> Checkpoint:
+    def _read(self, number: int, place: Place) -> Checkpoint:
         import orbax.checkpoint as ocp
 
         manager = self._manager()
@@ -223,7 +219,7 @@ class Checkpoints:
         stored = {name: text for name, text in described.items() if 0 not in text["shape"]}
         flat: dict[str, Any] = {}
         if stored:
-            how = nest({name: restore_arguments(text, mesh) for name, text in stored.items()})
+            how = nest({name: restore_arguments(name, text, place) for name, text in stored.items()})
             like = jax.tree.map(lambda _: 0, how)
             arguments = ocp.args.PyTreeRestore(item=like, restore_args=how)
             restored = manager.restore(number, args=ocp.args.Composite(**{_ARRAYS: arguments}))

@@ -1,11 +1,9 @@
-"""Fingerprints of what a run starts from, so that it is never continued on other rows or another model."""
+"""Fingerprints of what a run starts from besides its rows, so that it is never continued with another model or loss."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import inspect
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,25 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from bilevel.data import EncodedRows
-
 _SEEDS = (0x243F6A88, 0x85A308D3)
 
 
-def fingerprint_rows(rows: EncodedRows) -> str:
-    """Returns a fingerprint of rows: their texts, labels and tokens, whatever file they came from."""
-    digest = hashlib.sha256()
-    for row in rows.rows:
-        digest.update(json.dumps(dataclasses.astuple(row), default=str).encode())
-    for name, value in vars(rows).items():
-        if isinstance(value, np.ndarray):
-            digest.update(f"{name} {value.shape} {value.dtype}".encode())
-            digest.update(np.ascontiguousarray(value).data)
-    return digest.hexdigest()[:16]
-
-
 def fingerprint_tree(tree: Any) -> str:
-    """Returns a fingerprint of a tree of arrays: paths, shapes, types and every bit of their values.
+    """A fingerprint of a tree of arrays: paths, shapes, types and every bit of their values.
 
     Values are summed up where they are, device by device, in integers whose sums know no order; nothing is
     gathered, and the fingerprint does not depend on how the arrays are split.
@@ -48,7 +32,7 @@ def fingerprint_tree(tree: Any) -> str:
 
 
 def fingerprint_source(function: Callable[..., Any]) -> str:
-    """Returns a fingerprint of the file that a function is written in; of its class where there is none."""
+    """A fingerprint of the file that a function is written in; of its class where there is none."""
     try:
         file = inspect.getsourcefile(inspect.unwrap(function))
     except TypeError:

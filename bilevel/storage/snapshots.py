@@ -22,10 +22,11 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from bilevel.core.problem import NO_SIZES
 from bilevel.core.tree import PyTree
 from bilevel.data import Tokenizer, load_tokenizer
 from bilevel.errors import InputError
-from bilevel.runs.plain import Mismatch, from_plain, to_plain
+from bilevel.storage.plain import Mismatch, from_plain, to_plain
 from bilevel.weighting.network_description import NetworkDescription
 
 FOLDER = "snapshots"
@@ -84,7 +85,7 @@ class Snapshot:
     folder: Path
 
     def tokenizer(self) -> Tokenizer:
-        """Returns the tokenizer that the snapshot brings along.
+        """The tokenizer that the snapshot brings along.
 
         Raises:
             InputError: it is missing or broken, or not the one that the network was trained with.
@@ -168,7 +169,7 @@ def check_tokenizer(snapshot: Snapshot, tokenizer: Tokenizer) -> None:
 
 
 def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
-    """Returns a fingerprint of what a tokenizer does: its vocabulary, its special tokens, how it cuts a text.
+    """A fingerprint of what a tokenizer does: its vocabulary, its special tokens, how it cuts a text.
 
     Unlike its files, this does not change with the library's version.
     """
@@ -193,7 +194,8 @@ def _read(folder: Path) -> Snapshot:
         info = from_plain(raw, SnapshotInfo)
         if not isinstance(info, SnapshotInfo):
             raise Mismatch("", f"cannot be {raw!r}")
-        expected, _ = jax.eval_shape(info.network.weighting(info.vocab_size).init, jax.random.key(0))
+        init = info.network.weighting(info.vocab_size).init
+        expected, _ = jax.eval_shape(lambda key: init(key, NO_SIZES), jax.random.key(0))
     except (ValueError, Mismatch) as error:
         detail = " ".join(str(error).split())
         raise InputError(

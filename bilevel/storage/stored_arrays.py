@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, Sharding
+
+Axes = tuple[str | tuple[str, ...] | None, ...]
+Place = Callable[[str, tuple[int, ...], Axes], Sharding]
+"""From an array's name, shape, and the axes of the mesh that it was split over, to where it goes."""
 
 
 def describe(array: Any) -> dict[str, Any]:
-    """Returns what it takes to make an array from its stored values, as JSON."""
+    """What it takes to make an array from its stored values, as JSON."""
     if not isinstance(array, jax.Array):
         values = np.asarray(array)
         return {"shape": list(values.shape), "dtype": values.dtype.name, "kind": "numpy"}
@@ -28,25 +32,25 @@ def describe(array: Any) -> dict[str, Any]:
 
 
 def as_stored(array: Any) -> Any:
-    """Returns an array as Orbax stores it: keys as their numbers."""
+    """An array as Orbax stores it: keys as their numbers."""
     if not isinstance(array, jax.Array):
         return np.asarray(array)
     is_key = jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key)
     return jax.random.key_data(array) if is_key else array
 
 
-def restore_arguments(described: Mapping[str, Any], mesh: Mesh) -> Any:
-    """Returns how Orbax is to read an array: spread over the mesh as it was, or as NumPy's."""
+def restore_arguments(name: str, described: Mapping[str, Any], place: Place) -> Any:
+    """How Orbax is to read an array: where it is placed if it lay on several devices, else as NumPy's."""
     import orbax.checkpoint as ocp
 
     if "axes" not in described:
         return ocp.RestoreArgs(restore_type=np.ndarray)
     axes = (tuple(axis) if isinstance(axis, list) else axis for axis in described["axes"])
-    return ocp.ArrayRestoreArgs(sharding=NamedSharding(mesh, PartitionSpec(*axes)))
+    return ocp.ArrayRestoreArgs(sharding=place(name, tuple(described["shape"]), tuple(axes)))
 
 
 def as_described(values: Any, described: Mapping[str, Any]) -> Any:
-    """Returns the array that was described; Orbax stores none without elements, for which `values` is None."""
+    """The array that was described; Orbax stores none without elements, for which `values` is None."""
     if values is None:
         values = np.zeros(described["shape"], described["dtype"])
     if described["kind"] == "numpy":
@@ -57,7 +61,7 @@ def as_described(values: Any, described: Mapping[str, Any]) -> Any:
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns names with "/" as nested dictionaries."""
+    """Names with "/" as nested dictionaries."""
     nested: dict[str, Any] = {}
     for name, value in flat.items():
         *folders, last = name.split("/")
@@ -69,7 +73,7 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flatten(nested: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """Returns nested dictionaries by names with "/"."""
+    """Nested dictionaries by names with "/"."""
     flat = {}
     for name in names:
         value: Any = nested

@@ -14,15 +14,16 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from bilevel.errors import InputError
-from bilevel.layout.devices import data_mesh, replicate
+from bilevel.layout import data_layout
 from bilevel.storage.checkpoints import CheckpointOptions, Checkpoints
 from bilevel.storage.seal import check_sealed, seal
 
-MESH = data_mesh()
+LAYOUT = data_layout()
+MESH, STORED = LAYOUT.mesh, LAYOUT.stored
 ARRAYS = {
     "solver/key": jax.random.key(3),
-    "solver/keys": replicate(jax.random.split(jax.random.key(3, impl="rbg"), 4), MESH),
-    "solver/inner/weight": replicate(jax.random.normal(jax.random.key(0), (40, 30)), MESH),
+    "solver/keys": LAYOUT.replicate(jax.random.split(jax.random.key(3, impl="rbg"), 4)),
+    "solver/inner/weight": LAYOUT.replicate(jax.random.normal(jax.random.key(0), (40, 30))),
     "solver/inner/split": jax.device_put(jnp.arange(16.0), NamedSharding(MESH, PartitionSpec("data"))),
     "models/narrow": jnp.full((3, 5), jnp.nan, jnp.bfloat16),
     "models/step": jnp.zeros((), jnp.int32),
@@ -53,7 +54,7 @@ def bits(array) -> bytes:
 
 def test_arrays_and_notes_come_back_as_they_were(tmp_path: Path) -> None:
     save_all(Checkpoints(tmp_path), [1.0])
-    found = Checkpoints(tmp_path).read_newest(MESH)
+    found = Checkpoints(tmp_path).read_newest(STORED)
     assert found is not None
     assert found.notes == NOTES
     assert list(found.arrays) == [*ARRAYS, "sets/number"]
@@ -68,7 +69,7 @@ def test_arrays_and_notes_come_back_as_they_were(tmp_path: Path) -> None:
 
 def test_arrays_of_many_devices_fit_on_fewer(tmp_path: Path) -> None:
     save_all(Checkpoints(tmp_path), [1.0])
-    found = Checkpoints(tmp_path).read_newest(data_mesh(jax.devices()[:2]))
+    found = Checkpoints(tmp_path).read_newest(data_layout(jax.devices()[:2]).stored)
     assert found is not None
     assert len(found.arrays["solver/inner/split"].sharding.device_set) == 2
     np.testing.assert_array_equal(found.arrays["solver/inner/split"], np.arange(16.0))
@@ -122,7 +123,7 @@ def test_a_broken_checkpoint_is_passed_over_with_a_word(tmp_path: Path, how: str
     damage(tmp_path / "2", how)
     said: list[str] = []
     checkpoints = Checkpoints(tmp_path)
-    found = checkpoints.read_newest(MESH, said.append)
+    found = checkpoints.read_newest(STORED, said.append)
     assert found is not None
     assert found.number == 1
     assert found.arrays["sets/number"] == 1
@@ -144,35 +145,22 @@ def test_a_whole_checkpoint_that_cannot_be_read_is_not_passed_over(tmp_path: Pat
     with pytest.raises(
         InputError, match=r"2: this checkpoint cannot be read \(out of memory\), though it is whole"
     ):
-        Checkpoints(tmp_path).read_newest(MESH)
-
-
-def test_the_best_is_found_whenever_it_was_written(tmp_path: Path) -> None:
-    save_all(Checkpoints(tmp_path), [3.0, 1.0, float("nan"), None, 2.0])
-    found = Checkpoints(tmp_path).read_best(MESH)
-    assert found is not None
-    assert found.arrays["sets/number"] == 2
-    damage(tmp_path / "2", "missing")
-    said: list[str] = []
-    found = Checkpoints(tmp_path).read_best(MESH, said.append)
-    assert found is not None
-    assert (found.number, len(said)) == (5, 1)
-    assert Checkpoints(tmp_path / "nothing").read_best(MESH) is None
+        Checkpoints(tmp_path).read_newest(STORED)
 
 
 def test_half_a_checkpoint_is_none(tmp_path: Path) -> None:
-    assert Checkpoints(tmp_path / "nothing").read_newest(MESH) is None
+    assert Checkpoints(tmp_path / "nothing").read_newest(STORED) is None
     assert not (tmp_path / "nothing").exists()
     save_all(Checkpoints(tmp_path), [1.0])
     (tmp_path / "1" / "commit_success.txt").unlink(missing_ok=True)
     (tmp_path / "1").rename(tmp_path / "2.orbax-checkpoint-tmp")
     reader = Checkpoints(tmp_path, read_only=True)
-    assert reader.read_newest(MESH) is None
+    assert reader.read_newest(STORED) is None
     reader.close()
     # Another process may be writing it.
     assert (tmp_path / "2.orbax-checkpoint-tmp").exists()
     checkpoints = Checkpoints(tmp_path)
-    assert checkpoints.read_newest(MESH) is None
+    assert checkpoints.read_newest(STORED) is None
     checkpoints.save(ARRAYS, NOTES)
     checkpoints.close()
     assert numbers(tmp_path) == [1]
@@ -208,7 +196,7 @@ def test_a_full_disk_is_named_and_leaves_the_checkpoint_before(tmp_path: Path) -
     assert done.stdout.startswith(f"{tmp_path}: no space left (")
     assert done.stdout.count("\n") == 1
     assert done.returncode == 0, done.stderr
-    found = Checkpoints(tmp_path).read_newest(MESH)
+    found = Checkpoints(tmp_path).read_newest(STORED)
     assert found is not None
     assert found.notes == {"good": True}
     assert numbers(tmp_path) == [1]

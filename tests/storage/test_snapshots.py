@@ -93,7 +93,7 @@ BREAKS = {
     "broken JSON": (lambda f: (f / "snapshot.json").write_text("{"), "snapshot.json: no description"),
     "no object": (lambda f: (f / "snapshot.json").write_text("3"), "no description of a snapshot"),
     "unknown key": (lambda f: described(f, colour="red"), "colour is no option"),
-    "floor": (lambda f: described(f, network={"floor": 1.5}), "floor 1.5 is outside [0, 1)"),
+    "floor": (lambda f: described(f, network={"floor": 1.5}), "floor must be in [0, 1), not 1.5"),
     "other shape": (lambda f: described(f, vocab_size=99), "8), the network's is (99, 8)"),
     "missing": (lambda f: tensors(f, lambda t: t.pop("mark")), "tensor mark is missing"),
     "surplus": (
