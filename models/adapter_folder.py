@@ -47,14 +47,21 @@ def write_adapter(
     """Writes a folder that PEFT loads onto the model that it was trained on.
 
     Args:
-      path: where to; made where it is absent.
-      config: the model's architecture.
-      settings: the adapter's.
-      adapter: its parameters.
-      base: folder or hub name of the model, for those who load the adapter by itself.
+        path: where to; made where it is absent.
+        config: the model's architecture.
+        settings: the adapter's.
+        adapter: its parameters.
+        base: folder or hub name of the model, for those who load the adapter by itself.
 
     Raises:
-      ModelError: where adapter and settings disagree, or the architecture is no checkpoint's.
+        ModelError: where adapter and settings disagree, or the architecture is no checkpoint's.
+
+    Examples:
+        >>> from models import lora, small
+        >>> config, settings = small(13, 8, heads=2, kv_heads=1), LoraConfig(rank=2)
+        >>> write_adapter("adapter", config, settings, lora.init(config, settings, jax.random.key(0)))
+        >>> sorted(path.name for path in Path("adapter").iterdir())
+        ['adapter_config.json', 'adapter_model.safetensors']
     """
     expected = declare(config, settings)["layers"]
     modules = _modules(config)
@@ -103,16 +110,23 @@ def read_adapter(
     """Reads an adapter that PEFT or `write_adapter` wrote.
 
     Args:
-      path: the folder.
-      config: the architecture of the model that it belongs to.
-      dtype: type of the parameters; by default the type in which they are stored.
+        path: the folder.
+        config: the architecture of the model that it belongs to.
+        dtype: type of the parameters; by default the type in which they are stored.
 
     Returns:
-      The settings and the adapter. Where PEFT gave a module a rank or an alpha of its own, or adapted several of
-      our maps as one, factors are as wide as there and carry the difference in scale.
+        The settings and the adapter. Where PEFT gave a module a rank or an alpha of its own, or adapted several of
+        our maps as one, factors are as wide as there and carry the difference in scale.
 
     Raises:
-      ModelError: for anything that is absent, broken, or no plain LoRA; one line that names file and tensor.
+        ModelError: for anything that is absent, broken, or no plain LoRA; one line that names file and tensor.
+
+    Examples:
+        >>> from models import lora, small
+        >>> config, settings = small(13, 8, heads=2, kv_heads=1), LoraConfig(rank=2)
+        >>> write_adapter("adapter", config, settings, lora.init(config, settings, jax.random.key(0)))
+        >>> read_adapter("adapter", config)[0].targets
+        ('query', 'value')
     """
     folder = Path(path)
     raw = _read_config(folder)
@@ -146,15 +160,19 @@ def find_targets(config: DecoderConfig, names: Sequence[str]) -> tuple[str, ...]
     """The linear maps of an architecture that go by these names.
 
     Args:
-      config: the architecture.
-      names: as the checkpoint has them (`q_proj`, `self_attn.q_proj`, GPT-2's `c_attn` for three maps at once), as
-        `models.lora.TARGETS` has them, or `all`.
+        config: the architecture.
+        names: as the checkpoint has them (`q_proj`, `self_attn.q_proj`, GPT-2's `c_attn` for three maps at once), as
+            `models.lora.TARGETS` has them, or `all`.
 
     Returns:
-      Keys of `models.lora.TARGETS`, in its order.
+        Keys of `models.lora.TARGETS`, in its order.
 
     Raises:
-      ModelError: for a name that matches nothing, and for no name.
+        ModelError: for a name that matches nothing, and for no name.
+
+    Examples:
+        >>> find_targets(DecoderConfig(13, 8, 1, 2, 1, 8), ("v_proj", "self_attn.q_proj"))
+        ('query', 'value')
     """
     known: dict[str, set[str]] = {}
     for module, keys in _modules(config).items():

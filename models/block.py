@@ -66,14 +66,14 @@ def block(
     """One layer: x + attention(norm(x)), then x + mlp(norm(x)).
 
     Args:
-      params: one layer's tensors.
-      x: the residual stream.
-      turn: rotary angles of each token; None where positions are learned.
-      config: the architecture.
-      attend: mixes values, and returns beside them what is to be carried out of the layer (a cache).
+        params: one layer's tensors.
+        x: the residual stream.
+        turn: rotary angles of each token; None where positions are learned.
+        config: the architecture.
+        attend: mixes values, and returns beside them what is to be carried out of the layer (a cache).
 
     Returns:
-      The stream, and what `attend` carried out.
+        The stream, and what `attend` carried out.
     """
     batch, weights = x.shape[:2], params["attention"]
     y = normalise(params["attention_norm"], x, config)

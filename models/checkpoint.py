@@ -31,19 +31,19 @@ def read_parameters(
     """Reads memory-mapped weights, after checking every name and shape against the declaration.
 
     Args:
-      folder: holds model.safetensors, or shards and their index.
-      family: the checkpoint's table.
-      config: the architecture.
-      dtype: type of the parameters; by default the widest that the checkpoint stores.
-      shardings: where each parameter goes, one for all or nested as the parameters are; a process reads only
-        what its devices hold. By default all goes to the default device.
+        folder: holds model.safetensors, or shards and their index.
+        family: the checkpoint's table.
+        config: the architecture.
+        dtype: type of the parameters; by default the widest that the checkpoint stores.
+        shardings: where each parameter goes, one for all or nested as the parameters are; a process reads only
+            what its devices hold. By default all goes to the default device.
 
     Returns:
-      Nested dicts as `models.decoder.declare` describes them.
+        Nested dicts as `models.decoder.declare` describes them.
 
     Raises:
-      ModelError: for files that are absent, truncated or no safetensors, and for tensors that are missing,
-        unknown, of another shape, or no floating-point numbers.
+        ModelError: for files that are absent, truncated or no safetensors, and for tensors that are missing,
+            unknown, of another shape, or no floating-point numbers.
     """
     with contextlib.ExitStack() as stack:
         stored = open_folder(folder, stack)
@@ -68,7 +68,7 @@ def write_parameters(
     """Writes model.safetensors, or shards and their index; tied embeddings are written once.
 
     Raises:
-      ModelError: where the parameters are not those of the architecture.
+        ModelError: where the parameters are not those of the architecture.
     """
     flat = flatten_dict(params, sep="/")
     wanted = list(_wanted(family, config))
@@ -104,12 +104,15 @@ def write_parameters(
 
 
 class _Entry(NamedTuple):
-    """One parameter that the architecture declares, beside its row of the table."""
+    """One parameter that the architecture declares, beside its row of the table.
+
+    Attributes:
+        layers: how many checkpoint tensors are stacked in it; 0 where it is one and not stacked.
+    """
 
     key: TensorName
     tensor: Tensor
     layers: int
-    """How many checkpoint tensors are stacked in it; 0 where it is one and not stacked."""
 
     @property
     def stored_shape(self) -> tuple[int, ...]:

@@ -12,16 +12,19 @@ KINDS = {"positions": ("rotary", "learned"), "norm": ("rms", "layer"), "mlp": ("
 class RopeScaling:
     """Stretches slow rotations so that a model reads rows longer than it was first trained on (Llama 3).
 
+    Attributes:
+        factor: how many times longer the wavelength of a slow rotation becomes.
+        low_frequency_factor: wavelengths above original_positions / this are stretched in full.
+        high_frequency_factor: wavelengths below original_positions / this stay as they are; between the two, the
+            stretch fades in.
+
     Raises:
-      ModelError: when the frequency factors do not enclose a range, or a value is not positive.
+        ModelError: when the frequency factors do not enclose a range, or a value is not positive.
     """
 
     factor: float
-    """How many times longer the wavelength of a slow rotation becomes."""
     low_frequency_factor: float
-    """Wavelengths above original_positions / this are stretched in full."""
     high_frequency_factor: float
-    """Wavelengths below original_positions / this stay as they are; between the two, the stretch fades in."""
     original_positions: int
 
     def __post_init__(self) -> None:
@@ -44,8 +47,31 @@ class DecoderConfig:
     How a run executes it (attention path, remat, dtype) is chosen where it is called, so that one description
     serves them all. Hashable: pass it to `jax.jit` as a static argument.
 
+    Attributes:
+        vocab_size: tokens of the vocabulary.
+        width: size of the residual stream.
+        layers: how many layers.
+        heads: query heads.
+        kv_heads: key/value heads; each is shared by heads // kv_heads query heads.
+        mlp_width: size of each layer's MLP.
+        head_dim: size of one head; 0 stands for width // heads and is replaced by it.
+        max_positions: longest row the model is made for; several rows packed in one sequence may be longer together.
+        rope_theta: base of the rotary wavelengths.
+        norm_epsilon: what norms add under the root.
+        tied_embeddings: whether the embedding also makes the logits.
+        attention_bias: biases of the maps to queries, keys and values.
+        output_bias: a bias of the map from attention back into the residual stream.
+        mlp_bias: biases of the MLP's maps.
+        init_std: standard deviation of fresh embeddings.
+        rope_scaling: stretches rotary wavelengths; None leaves them.
+        window: how many of the last tokens of its segment a token sees, itself included; None for all of them.
+        qk_norm: RMS norms of each head's queries and keys, before they are turned (Qwen 3).
+        positions: "rotary", or "learned": a table added to the embeddings (GPT-2).
+        norm: "rms", or "layer": mean removed, with a bias (GPT-2).
+        mlp: "gated": down(silu(gate) * up), or "plain": down(gelu(up)) (GPT-2).
+
     Raises:
-      ModelError: when sizes are not positive or do not fit together.
+        ModelError: when sizes are not positive or do not fit together.
     """
 
     vocab_size: int
@@ -53,33 +79,22 @@ class DecoderConfig:
     layers: int
     heads: int
     kv_heads: int
-    """Key/value heads; each is shared by heads // kv_heads query heads."""
     mlp_width: int
     head_dim: int = 0
-    """Size of one head; 0 stands for width // heads and is replaced by it."""
     max_positions: int = 2048
-    """Longest row the model is made for; several rows packed in one sequence may be longer together."""
     rope_theta: float = 10000.0
     norm_epsilon: float = 1e-5
     tied_embeddings: bool = True
     attention_bias: bool = False
-    """Biases of the maps to queries, keys and values."""
     output_bias: bool = False
-    """A bias of the map from attention back into the residual stream."""
     mlp_bias: bool = False
     init_std: float = 0.02
-    """Standard deviation of fresh embeddings."""
     rope_scaling: RopeScaling | None = None
     window: int | None = None
-    """How many of the last tokens of its segment a token sees, itself included; None for all of them."""
     qk_norm: bool = False
-    """RMS norms of each head's queries and keys, before they are turned (Qwen 3)."""
     positions: str = "rotary"
-    """"rotary", or "learned": a table added to the embeddings (GPT-2)."""
     norm: str = "rms"
-    """"rms", or "layer": mean removed, with a bias (GPT-2)."""
     mlp: str = "gated"
-    """"gated": down(silu(gate) * up), or "plain": down(gelu(up)) (GPT-2)."""
 
     def __post_init__(self) -> None:
         if self.head_dim == 0 and self.heads > 0:

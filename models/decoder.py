@@ -34,7 +34,13 @@ Tokens = Int[Array | np.ndarray, "sequences positions"]
 
 
 def declare(config: DecoderConfig) -> Declaration:
-    """Declares every tensor of the decoder, layers stacked on a leading axis."""
+    """Declares every tensor of the decoder, layers stacked on a leading axis.
+
+    Examples:
+        >>> from models import small
+        >>> declare(small(13, 8, heads=2))["embedding"]["table"].axes
+        ('vocab', 'width')
+    """
     tables = initializers.normal(config.init_std)
     tensors: Declaration = {
         "embedding": {"table": Tensor((config.vocab_size, config.width), ("vocab", "width"), tables)},
@@ -51,7 +57,15 @@ def declare(config: DecoderConfig) -> Declaration:
 
 
 def init(config: DecoderConfig, key: PRNGKeyArray | Array, dtype: DTypeLike = jnp.float32) -> Params:
-    """Draws fresh parameters for the architecture."""
+    """Draws fresh parameters for the architecture.
+
+    Examples:
+        >>> from models import small
+        >>> config = small(13, 8, heads=2, kv_heads=1, mlp_width=8)
+        >>> params = init(config, jax.random.key(0))
+        >>> params["layers"]["attention"]["query"]["kernel"].shape  # layers, inputs, outputs
+        (1, 8, 8)
+    """
     return initial_values(declare(config), key, dtype)
 
 
@@ -67,19 +81,26 @@ def hidden(
     """Final hidden states, after the last norm: what the unembedding reads.
 
     Args:
-      params: as `declare` describes them; computation is in their type.
-      tokens: token ids.
-      segments: 0 for padding, 1, 2, ... for the rows of a sequence. Tokens attend to earlier tokens of their
-        own segment only, and positions restart with each segment.
-      config: the architecture (static).
-      attention: name of the attention path (static), see `models.attention.PATHS`.
-      remat: name of the rematerialisation policy (static), see `REMAT`.
+        params: as `declare` describes them; computation is in their type.
+        tokens: token ids.
+        segments: 0 for padding, 1, 2, ... for the rows of a sequence. Tokens attend to earlier tokens of their
+            own segment only, and positions restart with each segment.
+        config: the architecture (static).
+        attention: name of the attention path (static), see `models.attention.PATHS`.
+        remat: name of the rematerialisation policy (static), see `REMAT`.
 
     Returns:
-      One vector a token, in the parameters' type.
+        One vector a token, in the parameters' type.
 
     Raises:
-      ModelError: for an unknown path or policy.
+        ModelError: for an unknown path or policy.
+
+    Examples:
+        >>> from models import small
+        >>> config = small(13, 8, heads=2, kv_heads=1, mlp_width=8)
+        >>> params, tokens = init(config, jax.random.key(0)), jnp.asarray([[1, 2, 3]])
+        >>> jax.jit(lambda params: hidden(params, tokens, jnp.ones_like(tokens), config))(params).shape
+        (1, 3, 8)
     """
     if remat not in REMAT:
         raise ModelError(f"unknown remat {remat!r}: choose one of {', '.join(sorted(REMAT))}")
@@ -105,7 +126,15 @@ def logits(
     attention: str = "exact",
     remat: str = "dots",
 ) -> Float[Array, "sequences positions vocab"]:
-    """Float32 scores of every next token; arguments as in `hidden`."""
+    """Float32 scores of every next token; arguments as in `hidden`.
+
+    Examples:
+        >>> from models import small
+        >>> config = small(13, 8, heads=2, kv_heads=1, mlp_width=8)
+        >>> params, tokens = init(config, jax.random.key(0)), jnp.asarray([[1, 2, 3]])
+        >>> jax.jit(lambda params: logits(params, tokens, jnp.ones_like(tokens), config))(params).shape
+        (1, 3, 13)
+    """
     return unembed(params, hidden(params, tokens, segments, config, attention=attention, remat=remat))
 
 

@@ -48,20 +48,27 @@ class TensorName(NamedTuple):
 
 
 class Family(NamedTuple):
-    """What `models.folder` needs to know to read and write one kind of checkpoint."""
+    """What `models.folder` needs to know to read and write one kind of checkpoint.
+
+    Attributes:
+        model_type: its name in `config.json`.
+        architecture: the name of its class in transformers.
+        settings: which key holds which field.
+        fixed: keys that may be absent but must hold this value where they stand: what the decoder does not vary.
+        constants: fields of `DecoderConfig` that the family fixes without saying so in `config.json`.
+        tensors: which tensor holds which parameter.
+        ignored: patterns of tensor names that checkpoints may carry without meaning.
+        prefix: what the names of some checkpoints lack: those that were written without the head.
+    """
 
     model_type: str
     architecture: str
     settings: tuple[Setting, ...]
     fixed: Mapping[str, Any]
-    """Keys that may be absent but must hold this value where they stand: what the decoder does not vary."""
     constants: Mapping[str, Any]
-    """Fields of `DecoderConfig` that the family fixes without saying so in `config.json`."""
     tensors: tuple[TensorName, ...]
     ignored: tuple[str, ...]
-    """Patterns of tensor names that checkpoints may carry without meaning."""
     prefix: str = ""
-    """What the names of some checkpoints lack: those that were written without the head."""
 
 
 def linear_names(path: str, name: str) -> tuple[TensorName, TensorName]:
@@ -75,7 +82,7 @@ def config_from_raw(family: Family, raw: Mapping[str, Any]) -> DecoderConfig:
     """The architecture that a raw `config.json` describes.
 
     Raises:
-      ModelError: for a missing key, or a setting that the decoder does not have.
+        ModelError: for a missing key, or a setting that the decoder does not have.
     """
     for key, value in family.fixed.items():
         if raw.get(key) not in (None, value):
@@ -107,15 +114,15 @@ def raw_from_config(
     """A raw `config.json` of the architecture: a copy of `source` where only what differs is changed.
 
     Args:
-      family: the tables.
-      config: the architecture.
-      source: the raw configuration that the model came from; without it a fresh one is written.
+        family: the tables.
+        config: the architecture.
+        source: the raw configuration that the model came from; without it a fresh one is written.
 
     Returns:
-      What to write as JSON.
+        What to write as JSON.
 
     Raises:
-      ModelError: for an architecture that the family does not have.
+        ModelError: for an architecture that the family does not have.
     """
     wanted = {setting.key: getattr(config, setting.field) for setting in family.settings}
     if config.rope_scaling is not None and "rope_scaling" in wanted:
@@ -140,7 +147,7 @@ def family_of(families: Iterable[Family], config: DecoderConfig) -> Family:
     """The first family that can hold the architecture.
 
     Raises:
-      ModelError: when none can.
+        ModelError: when none can.
     """
     reasons = []
     for family in families:

@@ -41,13 +41,20 @@ def read_config(path: str | os.PathLike[str]) -> DecoderConfig:
     """Reads the architecture alone, for checks that should come before weights are read.
 
     Args:
-      path: a Hugging Face folder, or "owner/name" on the hub.
+        path: a Hugging Face folder, or "owner/name" on the hub.
 
     Returns:
-      The architecture.
+        The architecture.
 
     Raises:
-      ModelError: as `read_folder`, for the folder and its `config.json`.
+        ModelError: as `read_folder`, for the folder and its `config.json`.
+
+    Examples:
+        >>> from models import init, small
+        >>> config = small(13, 8, heads=2, kv_heads=1, mlp_width=8)
+        >>> write_folder("small_llama", config, init(config, jax.random.key(0)))
+        >>> read_config("small_llama").width
+        8
     """
     return _read_config(local_folder(path, (CONFIG,)))[2]
 
@@ -60,17 +67,25 @@ def read_folder(
     """Reads a model.
 
     Args:
-      path: a Hugging Face folder: config.json and model.safetensors, or shards with their index; or
-        "owner/name" on the hub.
-      dtype: type of the parameters; by default the type in which they are stored.
-      shardings: where each parameter goes, as from `models.shardings`; a process reads only what its devices
-        hold. By default all goes to the default device.
+        path: a Hugging Face folder: config.json and model.safetensors, or shards with their index; or
+            "owner/name" on the hub.
+        dtype: type of the parameters; by default the type in which they are stored.
+        shardings: where each parameter goes, as from `models.shardings`; a process reads only what its devices
+            hold. By default all goes to the default device.
 
     Returns:
-      The architecture and the parameters.
+        The architecture and the parameters.
 
     Raises:
-      ModelError: for anything that is absent, broken or unknown; one line that names the file and the tensor.
+        ModelError: for anything that is absent, broken or unknown; one line that names the file and the tensor.
+
+    Examples:
+        >>> from models import init, small
+        >>> config = small(13, 8, heads=2, kv_heads=1, mlp_width=8)
+        >>> write_folder("small_llama", config, init(config, jax.random.key(0)))
+        >>> config, params = read_folder("small_llama", dtype="bfloat16")
+        >>> str(params["final_norm"]["scale"].dtype)
+        'bfloat16'
     """
     folder = local_folder(path)
     _, family, config = _read_config(folder)
@@ -89,17 +104,24 @@ def write_folder(
     """Writes a folder that transformers loads.
 
     Args:
-      path: where to; made where it is absent, its files of the same names replaced.
-      config: the architecture.
-      params: the parameters, in the type in which they are to be stored.
-      source: the folder or hub name that the model was read from: its config.json is copied and only what differs is
-        changed, and its generation_config.json and tokenizer files are copied.
-      tokenizer: a tokenizer folder, whose files are copied, or a transformers tokenizer, which saves itself;
-        by default the source's.
-      shard_bytes: weights larger than this are written as shards with an index.
+        path: where to; made where it is absent, its files of the same names replaced.
+        config: the architecture.
+        params: the parameters, in the type in which they are to be stored.
+        source: the folder or hub name that the model was read from: its config.json is copied and only what differs is
+            changed, and its generation_config.json and tokenizer files are copied.
+        tokenizer: a tokenizer folder, whose files are copied, or a transformers tokenizer, which saves itself;
+            by default the source's.
+        shard_bytes: weights larger than this are written as shards with an index.
 
     Raises:
-      ModelError: where parameters and architecture disagree, or a folder that is named is not there.
+        ModelError: where parameters and architecture disagree, or a folder that is named is not there.
+
+    Examples:
+        >>> from models import init, small
+        >>> config = small(13, 8, heads=2, kv_heads=1, mlp_width=8)
+        >>> write_folder("small_llama", config, init(config, jax.random.key(0)))
+        >>> sorted(path.name for path in Path("small_llama").iterdir())
+        ['config.json', 'model.safetensors']
     """
     target = Path(path)
     if source is None:

@@ -15,11 +15,15 @@ def local_folder(name: str | os.PathLike[str], patterns: Sequence[str] = PATTERN
     """The folder of a model, downloaded into huggingface_hub's cache where it is no folder yet.
 
     Args:
-      name: a folder, or "owner/name" on the hub.
-      patterns: which files are needed.
+        name: a folder, or "owner/name" on the hub.
+        patterns: which files are needed.
 
     Raises:
-      ModelError: when there is no such folder, and no such model or no way to the hub.
+        ModelError: when there is no such folder, and no such model or no way to the hub.
+
+    Examples:
+        >>> local_folder(".").is_dir()
+        True
     """
     if Path(name).is_dir():
         return Path(name)

@@ -37,24 +37,27 @@ TARGETS = {
 class LoraConfig:
     """Which linear maps get an adapter, and how strong it is.
 
+    Attributes:
+        rank: columns of the first factor.
+        alpha: the product of the factors is scaled by alpha / rank.
+        targets: keys of `TARGETS`; `models.find_targets` gives them for a checkpoint's own names, and `models.load`
+            asks it.
+        rank_stabilised: whether to divide by the root of the rank instead of the rank (Kalajdzievski, rsLoRA, 2023).
+
     Raises:
-      ModelError: for a target that there is not, none at all, or a rank or alpha that is not positive.
+        ModelError: for no target at all, or a rank or alpha that is not positive.
     """
 
     rank: int = 8
     alpha: float = 16.0
     targets: tuple[str, ...] = ("query", "value")
     rank_stabilised: bool = False
-    """Divide by the root of the rank instead of the rank (Kalajdzievski, rsLoRA, 2023)."""
 
     def __post_init__(self) -> None:
         if self.rank < 1 or not self.alpha > 0:
             raise ModelError(f"rank and alpha must be positive, not {self.rank} and {self.alpha}")
         if not self.targets:
             raise ModelError(f"no targets: choose among {', '.join(TARGETS)}")
-        for target in self.targets:
-            if target not in TARGETS:
-                raise ModelError(f"unknown target {target!r}: choose among {', '.join(TARGETS)}")
 
     @property
     def scale(self) -> float:
@@ -69,11 +72,13 @@ def declare(config: DecoderConfig, settings: LoraConfig) -> Declaration:
     changes nothing.
 
     Raises:
-      ModelError: for a target that the architecture lacks.
+        ModelError: for a target that the architecture lacks.
     """
     layers = declare_decoder(config)["layers"]
     declaration: Declaration = {}
     for target in settings.targets:
+        if target not in TARGETS:
+            raise ModelError(f"unknown target {target!r}: choose among {', '.join(TARGETS)}")
         part = TARGETS[target]
         if target not in layers[part]:
             raise ModelError(f"a {config.mlp} MLP has no {target!r} to adapt: leave it out of the targets")
@@ -99,7 +104,7 @@ def init(
     """Draws a fresh adapter, which leaves the model as it is until it is trained.
 
     References:
-      Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, 2021 (https://arxiv.org/abs/2106.09685)
+        Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, 2021 (https://arxiv.org/abs/2106.09685)
     """
     return initial_values(declare(config, settings), key, dtype)
 

@@ -29,12 +29,12 @@ def initial_values(
     """Draws fresh parameters, each tensor from a key of its own.
 
     Args:
-      declaration: nested dicts of `Tensor`.
-      key: a PRNG key.
-      dtype: type of every parameter; values are drawn in float32 and then cast, so that types agree on them.
+        declaration: nested dicts of `Tensor`.
+        key: a PRNG key.
+        dtype: type of every parameter; values are drawn in float32 and then cast, so that types agree on them.
 
     Returns:
-      Nested dicts of arrays, shaped as declared.
+        Nested dicts of arrays, shaped as declared.
     """
     tensors, structure = jax.tree.flatten(declaration, is_leaf=_is_tensor)
     keys = jax.random.split(key, len(tensors))
@@ -45,12 +45,24 @@ def initial_values(
 
 
 def abstract_values(declaration: Declaration, dtype: DTypeLike = jnp.float32) -> PyTree[jax.ShapeDtypeStruct]:
-    """Shapes and types without memory, for planning and lowering."""
+    """Shapes and types without memory, for planning and lowering.
+
+    Examples:
+        >>> from models import declare, small
+        >>> abstract_values(declare(small(13, 8, heads=2)), "bfloat16")["embedding"]["table"].shape
+        (13, 8)
+    """
     return map_tensors(lambda tensor: jax.ShapeDtypeStruct(tensor.shape, jnp.dtype(dtype)), declaration)
 
 
 def logical_axes(declaration: Declaration) -> PyTree:
-    """The tuple of logical axis names of every parameter, in the same nesting (tuples are the leaves)."""
+    """The tuple of logical axis names of every parameter, in the same nesting (tuples are the leaves).
+
+    Examples:
+        >>> from models import declare, small
+        >>> logical_axes(declare(small(13, 8, heads=2)))["layers"]["mlp"]["up"]
+        {'kernel': ('layers', 'width', 'mlp')}
+    """
     return map_tensors(lambda tensor: tensor.axes, declaration)
 
 

@@ -37,8 +37,8 @@ def rotation(
     rest divided by the factor: s = (original_positions / w - low) / (high - low), cut to 0 .. 1.
 
     References:
-      Su et al., RoFormer, 2021 (https://arxiv.org/abs/2104.09864)
-      Grattafiori et al., The Llama 3 Herd of Models, 2024 (https://arxiv.org/abs/2407.21783)
+        Su et al., RoFormer, 2021 (https://arxiv.org/abs/2104.09864)
+        Grattafiori et al., The Llama 3 Herd of Models, 2024 (https://arxiv.org/abs/2407.21783)
     """
     frequencies = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
     if scaling is not None:

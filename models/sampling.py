@@ -17,11 +17,15 @@ from models.rope import segment_positions
 
 
 class Continuation(NamedTuple):
-    """What was generated after each prompt; after the stop token every entry is the stop token again."""
+    """What was generated after each prompt; after the stop token every entry is the stop token again.
+
+    Attributes:
+        tokens: what was generated; after the stop token every entry is the stop token again.
+        lengths: how many tokens were generated, the stop token included.
+    """
 
     tokens: Int[Array, "sequences new"]
     lengths: Int[Array, " sequences"]
-    """How many tokens were generated, the stop token included."""
 
 
 class Cache(NamedTuple):
@@ -46,21 +50,29 @@ def generate(
     """Continues prompts of any lengths, greedily or by sampling from softmax(logits / temperature).
 
     Args:
-      params: as `models.decoder.declare` describes them.
-      tokens: one prompt a row, padded on either side.
-      segments: 1 on the prompt, 0 on padding.
-      config: the architecture.
-      max_new_tokens: how many tokens to generate at most; generation ends early once every row has stopped.
-      temperature: 0 for the argmax.
-      key: PRNG key; needed where the temperature is not 0.
-      stop_token: ends a row once it is generated.
-      attention: path for reading the prompts, as in `models.decoder.hidden`.
+        params: as `models.decoder.declare` describes them.
+        tokens: one prompt a row, padded on either side.
+        segments: 1 on the prompt, 0 on padding.
+        config: the architecture.
+        max_new_tokens: how many tokens to generate at most; generation ends early once every row has stopped.
+        temperature: 0 for the argmax.
+        key: PRNG key; needed where the temperature is not 0.
+        stop_token: ends a row once it is generated.
+        attention: path for reading the prompts, as in `models.decoder.hidden`.
 
     Returns:
-      Continuation.
+        Continuation.
 
     Raises:
-      ModelError: for settings out of range.
+        ModelError: for settings out of range.
+
+    Examples:
+        >>> from models import init, small
+        >>> config = small(13, 8, heads=2, kv_heads=1, mlp_width=8)
+        >>> prompts = jnp.asarray([[1, 2, 3], [4, 0, 0]])
+        >>> params = init(config, jax.random.key(0))
+        >>> generate(params, prompts, (prompts > 0).astype(int), config, max_new_tokens=2).tokens.shape
+        (2, 2)
     """
     if max_new_tokens < 1:
         raise ModelError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
@@ -132,7 +144,7 @@ def prefill(
     """Reads prompts that end at the last position.
 
     Returns:
-      The scores of each next token, and a cache of `slots` positions with the prompts in its first ones.
+        The scores of each next token, and a cache of `slots` positions with the prompts in its first ones.
     """
     positions = segment_positions(segments)
     turn = turns(positions, config)
@@ -160,16 +172,16 @@ def decode(
     """Reads one more token a row.
 
     Args:
-      params: the model.
-      token: the tokens.
-      position: each one's position in its row.
-      slot: where in the cache all of them are written.
-      first: the slot at which each row begins; slots before it are padding.
-      cache: what was read so far.
-      config: the architecture.
+        params: the model.
+        token: the tokens.
+        position: each one's position in its row.
+        slot: where in the cache all of them are written.
+        first: the slot at which each row begins; slots before it are padding.
+        cache: what was read so far.
+        config: the architecture.
 
     Returns:
-      The scores of each next token, and the cache with the new keys and values.
+        The scores of each next token, and the cache with the new keys and values.
     """
     turn = turns(position[:, None], config)
     index = jnp.arange(cache.keys.shape[2])

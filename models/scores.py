@@ -48,19 +48,27 @@ def token_scores(
     6.0 and 10.1 with all logits at once. Sequences stay whole, and with them their split over devices.
 
     Args:
-      params: as `models.decoder.declare` describes them.
-      batch: holds `tokens` and `segments`; other entries are ignored.
-      config: the architecture (static).
-      attention: as in `models.decoder.hidden`.
-      remat: as in `models.decoder.hidden`.
-      chunk: positions at a time (static). By default as many as keep to `LOGITS_AT_ONCE`, all of them for a
-        small vocabulary; every value gives the same scores and derivatives.
+        params: as `models.decoder.declare` describes them.
+        batch: holds `tokens` and `segments`; other entries are ignored.
+        config: the architecture (static).
+        attention: as in `models.decoder.hidden`.
+        remat: as in `models.decoder.hidden`.
+        chunk: positions at a time (static). By default as many as keep to `LOGITS_AT_ONCE`, all of them for a
+            small vocabulary; every value gives the same scores and derivatives.
 
     Returns:
-      TokenScores, aligned with `tokens`; `correct` costs nothing under jit where it is not used.
+        TokenScores, aligned with `tokens`; `correct` costs nothing under jit where it is not used.
 
     Raises:
-      ModelError: for an unknown path or policy, or no positions at a time.
+        ModelError: for an unknown path or policy, or no positions at a time.
+
+    Examples:
+        >>> from models import init, small
+        >>> config = small(13, 8, heads=2, kv_heads=1, mlp_width=8)
+        >>> batch = {"tokens": jnp.asarray([[1, 2, 3, 4]]), "segments": jnp.asarray([[1, 1, 2, 2]])}
+        >>> scores = jax.jit(lambda params: token_scores(params, batch, config))(init(config, jax.random.key(0)))
+        >>> scores.loss[0] > 0  # nothing predicts the first token of a row
+        Array([False,  True, False,  True], dtype=bool)
     """
     if chunk is not None and chunk < 1:
         raise ModelError(f"chunk must be at least 1 position, not {chunk}")
@@ -69,14 +77,6 @@ def token_scores(
     if chunk is None:
         chunk = max(1, LOGITS_AT_ONCE // (tokens.shape[0] * config.vocab_size))
     return _aligned(*_next_token_scores(params, x, jnp.roll(tokens, -1, axis=1), chunk), segments)
-
-
-def scores_of_logits(
-    logits: Float[Array, "sequences positions vocab"], batch: Mapping[str, Array | np.ndarray]
-) -> TokenScores:
-    """The scores that a model of another make gives, from its logits for every next token."""
-    tokens, segments = jnp.asarray(batch["tokens"]), jnp.asarray(batch["segments"])
-    return _aligned(*_scores(widened(logits), jnp.roll(tokens, -1, axis=1)), segments)
 
 
 def _aligned(loss: Array, correct: Array, segments: Int[Array, "sequences positions"]) -> TokenScores:

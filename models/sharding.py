@@ -15,14 +15,21 @@ def shardings(config: DecoderConfig, mesh: Mesh, rules: Mapping[str, str]) -> Py
     """Where each parameter goes, nested as the parameters are.
 
     Args:
-      config: the architecture.
-      mesh: the devices.
-      rules: mesh axis by logical axis (`models.logical_axes` lists them); axes without a rule stay whole, and
-        of two axes of one parameter with the same rule the first is split. {"width": "data"} shares out all
-        memory; {"heads": "model", "kv_heads": "model", "mlp": "model", "vocab": "model"} is tensor parallel.
+        config: the architecture.
+        mesh: the devices.
+        rules: mesh axis by logical axis (`models.logical_axes` lists them); axes without a rule stay whole, and
+            of two axes of one parameter with the same rule the first is split. {"width": "data"} shares out all
+            memory; {"heads": "model", "kv_heads": "model", "mlp": "model", "vocab": "model"} is tensor parallel.
 
     Raises:
-      ModelError: for an axis that there is not, and for a size that the mesh cannot divide.
+        ModelError: for an axis that there is not, and for a size that the mesh cannot divide.
+
+    Examples:
+        >>> import jax
+        >>> from models import small
+        >>> mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+        >>> tuple(shardings(small(13, 8, heads=2), mesh, {"width": "data"})["embedding"]["table"].spec)
+        (None, 'data')
     """
     known: set[str] = set()
 

@@ -21,11 +21,14 @@ SHARD_BYTES = 5 * 10**9
 
 
 class Stored(NamedTuple):
-    """One tensor of an open file; its values stay on disk until they are asked for."""
+    """One tensor of an open file; its values stay on disk until they are asked for.
+
+    Attributes:
+        values: sliced, it reads that part of the tensor.
+    """
 
     file: Path
     values: Any
-    """Sliced, it reads that part of the tensor."""
     shape: tuple[int, ...]
     dtype: str
 
@@ -34,8 +37,8 @@ def open_file(file: Path, stack: contextlib.ExitStack) -> dict[str, Stored]:
     """Every tensor of one memory-mapped file, which stays open as long as the stack.
 
     Raises:
-      ModelError: for a file that is truncated or no safetensors.
-      FileNotFoundError: for a file that is absent.
+        ModelError: for a file that is truncated or no safetensors.
+        FileNotFoundError: for a file that is absent.
     """
     try:
         handle = stack.enter_context(safe_open(file, "numpy"))
@@ -54,7 +57,7 @@ def open_folder(folder: Path, stack: contextlib.ExitStack) -> dict[str, Stored]:
     """Every tensor of a model folder.
 
     Raises:
-      ModelError: for weights, shards or an index that are absent or broken.
+        ModelError: for weights, shards or an index that are absent or broken.
     """
     index = _index(folder)
     stored: dict[str, Stored] = {}

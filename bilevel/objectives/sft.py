@@ -12,15 +12,14 @@ from jaxtyping import Array, Bool, Float
 from bilevel.core.losses import Mean, Reduction, RowLosses
 from bilevel.core.problem import Batch, OutputLoss
 from bilevel.core.tree import PyTree
+from bilevel.objectives.token_scores import scores_of_logits
 
-TokenScores = Any
-"""What a model says of each token given those before it: `loss`, nats, and `correct`, whether it is the argmax."""
+Scores = Callable[[PyTree, Batch], Any]
+"""`(params, batch) -> scores`, whose `loss` and `correct` are shaped as a `TokenScores`' are."""
 
 
-def response_losses(
-    token_scores: Callable[[PyTree, Batch], TokenScores],
-) -> Callable[[PyTree, Batch], RowLosses]:
-    """Returns `row_losses(params, batch)`: the negative log-likelihood of each row's response with its end token.
+def response_losses(token_scores: Scores) -> Callable[[PyTree, Batch], RowLosses]:
+    """The row loss `(params, batch) -> RowLosses`: negative log-likelihoods of responses with their end tokens.
 
     Args:
         token_scores: `(params, batch) -> scores` with `scores.loss` [sequences, tokens], in nats.
@@ -33,18 +32,18 @@ def response_losses(
 
 
 def response_losses_of_logits(
-    logits: Callable[[PyTree, Batch], Float[Array, "sequences tokens vocab"]],
-    token_scores: Callable[[Array, Batch], TokenScores],
+    logits: Callable[[PyTree, Batch], Float[Array, "sequences tokens vocabulary"]],
 ) -> OutputLoss:
-    """Returns the same `row_losses(params, batch)` with the logits as outputs, for Gauss-Newton products.
+    """The same `row_losses(params, batch)` with the logits as outputs, for Gauss-Newton products.
 
     It holds the logits of all positions at once.
 
     Args:
-        logits: `(params, batch) -> [sequences, tokens, vocabulary]`, for the next token.
-        token_scores: `(logits, batch) -> scores` with `scores.loss` [sequences, tokens], in nats.
+        logits: `(params, batch) -> [sequences, tokens, vocabulary]`, of the token after each.
     """
-    return OutputLoss(logits, lambda logits, batch: _of_responses(token_scores(logits, batch).loss, batch))
+    return OutputLoss(
+        logits, lambda logits, batch: _of_responses(scores_of_logits(logits, batch).loss, batch)
+    )
 
 
 def _of_responses(loss: Float[Array, "sequences tokens"], batch: Batch) -> RowLosses:
@@ -53,9 +52,9 @@ def _of_responses(loss: Float[Array, "sequences tokens"], batch: Batch) -> RowLo
 
 
 def exact_matches(
-    token_scores: Callable[[PyTree, Batch], TokenScores],
+    token_scores: Scores,
 ) -> Callable[[PyTree, Batch], tuple[RowLosses, Bool[Array, " rows"]]]:
-    """Returns `(params, batch) -> (row losses, matches)`.
+    """The evaluation `(params, batch) -> (row losses, matches)`.
 
     A match is a row whose every response token, the end token included, is the argmax given the true tokens before
     it (teacher-forced).
@@ -77,7 +76,7 @@ def exact_matches(
 def mean_loss(
     row_losses: Callable[[PyTree, Batch], RowLosses], reduction: Reduction = "row"
 ) -> Callable[[PyTree, PyTree, Batch], Mean]:
-    """Returns the upper objective of trusted rows: their mean loss, which no outer variable enters directly."""
+    """The upper objective of trusted rows: their mean loss, which no outer variable enters directly."""
 
     def upper(outer: PyTree, inner: PyTree, batch: Batch) -> Mean:
         return row_losses(inner, batch).weighted(reduction=reduction)
@@ -86,7 +85,7 @@ def mean_loss(
 
 
 def sum_by_row(values: Float[Array, "sequences tokens"], batch: Batch) -> Float[Array, " rows"]:
-    """Returns the sums of token values over each row, in padded batches (a row a sequence) and packed ones."""
+    """Sums of token values over each row, in padded batches (a row a sequence) and packed ones."""
     if "token_row" not in batch:
         return jnp.sum(values, axis=-1)
     rows = batch["row_id"].shape[0]

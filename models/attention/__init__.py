@@ -17,24 +17,16 @@ from collections.abc import Callable
 
 from jaxtyping import Array, Int
 
-from models.attention.blockwise import blockwise
-from models.attention.exact import Attend, Keys, Queries, causal_mask, exact, masked_attention, softmax
-from models.attention.fused import fused
+from models.attention.blockwise import blockwise as blockwise
+from models.attention.exact import Attend as Attend
+from models.attention.exact import Keys as Keys
+from models.attention.exact import Queries as Queries
+from models.attention.exact import causal_mask as causal_mask
+from models.attention.exact import exact as exact
+from models.attention.exact import masked_attention as masked_attention
+from models.attention.exact import softmax as softmax
+from models.attention.fused import fused as fused
 from models.errors import ModelError
-
-__all__ = [
-    "PATHS",
-    "Attend",
-    "Keys",
-    "Queries",
-    "blockwise",
-    "causal_mask",
-    "exact",
-    "fused",
-    "masked_attention",
-    "self_attention",
-    "softmax",
-]
 
 PATHS: dict[str, Callable[[Int[Array, "sequences positions"], int | None], Attend]] = {
     "exact": exact,
@@ -49,16 +41,16 @@ def self_attention(
     """Builds the attention that every layer of one forward pass shares: causal, within a segment.
 
     Args:
-      name: the path, a key of `PATHS`; it must be static under jit.
-      segments: segment id of each token. Padding (0) is a segment like any other: each of its tokens sees
-        itself at least, so that no softmax is empty and no derivative is NaN.
-      window: how many of the last tokens of its segment a token sees, itself included; None for all.
+        name: the path, a key of `PATHS`; it must be static under jit.
+        segments: segment id of each token. Padding (0) is a segment like any other: each of its tokens sees
+            itself at least, so that no softmax is empty and no derivative is NaN.
+        window: how many of the last tokens of its segment a token sees, itself included; None for all.
 
     Returns:
-      The function of queries, keys and values.
+        The function of queries, keys and values.
 
     Raises:
-      ModelError: for an unknown name, or a path that this device does not have.
+        ModelError: for an unknown name, or a path that this device does not have.
     """
     if name not in PATHS:
         raise ModelError(f"unknown attention {name!r}: choose one of {', '.join(sorted(PATHS))}")

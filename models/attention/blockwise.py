@@ -23,7 +23,7 @@ def blockwise(
     derivative. Both loops are rematerialised; blocks that no query of a block can see are passed over.
 
     References:
-      Rabe and Staats, Self-attention Does Not Need O(n^2) Memory, 2021 (https://arxiv.org/abs/2112.05682)
+        Rabe and Staats, Self-attention Does Not Need O(n^2) Memory, 2021 (https://arxiv.org/abs/2112.05682)
     """
     sequences, positions = segments.shape
     pieces = -(-positions // min(block, positions))

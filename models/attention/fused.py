@@ -18,7 +18,7 @@ def fused(segments: Int[Array, "sequences positions"], window: int | None = None
     """Attention in the fastest kernel that the device has; reverse mode is its only derivative.
 
     Raises:
-      ModelError: where the device has no kernel.
+        ModelError: where the device has no kernel.
     """
     device = jax.default_backend()
     if device not in KERNELS:
@@ -33,9 +33,9 @@ def has_kernel(head_dim: int, dtype: DTypeLike, devices: int = 1) -> bool:
     """Whether `fused` would run.
 
     Args:
-      head_dim: size of one head.
-      dtype: what the model computes in.
-      devices: how many share a batch by `jax.jit` alone.
+        head_dim: size of one head.
+        dtype: what the model computes in.
+        devices: how many share a batch by `jax.jit` alone.
     """
     device = jax.default_backend()
     if device == "gpu":

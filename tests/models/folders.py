@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -44,6 +45,7 @@ FAMILIES = {
 }
 
 
+@cache
 def params_of(config: DecoderConfig) -> dict:
     return models.init(config, jax.random.key(0))
 

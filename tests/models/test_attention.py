@@ -30,7 +30,7 @@ def test_windows_count_the_token_itself() -> None:
 def test_grouped_heads_equal_a_loop_over_heads(kv_heads: int) -> None:
     query, key, value = draws((2, 5, 4, 6), (2, 5, kv_heads, 6), (2, 5, kv_heads, 3 * 2))
     segments = jnp.array([[1, 1, 1, 2, 2], [1, 1, 0, 0, 0]])
-    mixed = masked_attention(query, key, value, causal_mask(segments))
+    mixed = jax.jit(masked_attention)(query, key, value, causal_mask(segments))
     for row in range(2):
         for head in range(4):
             shared = head // (4 // kv_heads)
@@ -77,9 +77,11 @@ def test_positions_restart_with_each_segment() -> None:
 def test_rotated_products_depend_on_the_distance_alone() -> None:
     query, key = draws((1, 1, 1, 8), (1, 1, 1, 8))
 
+    @jax.jit
     def product(query_at: int, key_at: int) -> jax.Array:
         turned = [
-            rotate(x, rotation(jnp.array([[at]]), 8, 100.0)) for x, at in ((query, query_at), (key, key_at))
+            rotate(x, rotation(jnp.asarray(at)[None, None], 8, 100.0))
+            for x, at in ((query, query_at), (key, key_at))
         ]
         return jnp.vdot(*turned)
 

@@ -28,7 +28,7 @@ def inputs(kv_heads: int = 2, positions: int = 9) -> tuple[jax.Array, ...]:
 
 
 def results(path, qkv: tuple) -> tuple:
-    """The mixed values and every derivative along a direction."""
+    """The mixed values and every derivative: gradient, jvp, both second orders, and under vmap."""
     direction = jax.tree.map(jnp.cos, qkv)
 
     def value(qkv: tuple) -> jax.Array:
@@ -39,10 +39,8 @@ def results(path, qkv: tuple) -> tuple:
 
     return (
         path(*qkv),
-        jax.grad(value)(qkv),
-        along(qkv),
-        jax.jvp(jax.grad(value), (qkv,), (direction,))[1],
-        jax.grad(along)(qkv),
+        jax.jvp(jax.grad(value), (qkv,), (direction,)),
+        jax.value_and_grad(along)(qkv),
         jax.vmap(jax.grad(value))(jax.tree.map(lambda x: jnp.stack([x, 2 * x]), qkv)),
     )
 

@@ -52,7 +52,8 @@ def test_windows_end_where_they_say() -> None:
     config = dataclasses.replace(CONFIG, layers=1, window=3)
     params = models.init(config, jax.random.key(0))
     changed = TOKENS.at[0, 2].add(1) % CONFIG.vocab_size
-    before, after = (models.logits(params, t[:1], SEGMENTS[:1], config)[0] for t in (TOKENS, changed))
+    logits = jax.jit(lambda tokens: models.logits(params, tokens, SEGMENTS[:1], config)[0])
+    before, after = (logits(tokens[:1]) for tokens in (TOKENS, changed))
     moved = np.any(np.abs(before - after) > 1e-6, axis=-1)
     np.testing.assert_array_equal(moved, [position in (2, 3, 4) for position in range(9)])
 
@@ -77,7 +78,7 @@ def test_packed_rows_equal_separate_rows() -> None:
 
 
 def test_padding_changes_nothing() -> None:
-    trimmed = models.token_scores(PARAMS, {"tokens": TOKENS[1:2, :5], "segments": SEGMENTS[1:2, :5]}, CONFIG)
+    trimmed = scores_of({"tokens": TOKENS[1:2, :5], "segments": SEGMENTS[1:2, :5]})
     np.testing.assert_allclose(scores_of(BATCH).loss[1, :5], trimmed.loss[0], atol=1e-6)
     other = {**BATCH, "tokens": jnp.where(SEGMENTS > 0, TOKENS, 3)}
     chex.assert_trees_all_close(row_gradient(PARAMS, BATCH), row_gradient(PARAMS, other), atol=1e-6)
@@ -113,7 +114,8 @@ def test_scanned_layers_equal_a_loop() -> None:
             x, _ = block(weights, x, turn, CONFIG, lambda *qkv: (attend(*qkv), None))
         return rms_norm(PARAMS["final_norm"], x, CONFIG.norm_epsilon)
 
-    np.testing.assert_allclose(models.hidden(PARAMS, TOKENS, SEGMENTS, CONFIG), looped(), atol=2e-6)
+    scanned = jax.jit(lambda: models.hidden(PARAMS, TOKENS, SEGMENTS, CONFIG))
+    np.testing.assert_allclose(scanned(), looped(), atol=2e-6)
 
 
 @pytest.mark.parametrize("remat", ["dots", "full"])
@@ -186,16 +188,23 @@ def test_float32_parameters_can_be_computed_with_in_bfloat16() -> None:
 
 def test_bfloat16_parameters_are_scored_in_float32() -> None:
     narrow = jax.tree.map(lambda x: x.astype(jnp.bfloat16), PARAMS)
-    logits = models.logits(narrow, TOKENS, SEGMENTS, CONFIG)
+    logits = jax.jit(lambda: models.logits(narrow, TOKENS, SEGMENTS, CONFIG))()
     assert logits.dtype == jnp.float32
-    assert models.token_scores(narrow, BATCH, CONFIG).loss.dtype == jnp.float32
-    assert models.hidden(narrow, TOKENS, SEGMENTS, CONFIG).dtype == jnp.bfloat16
+    scores, hidden = jax.eval_shape(
+        lambda: (
+            models.token_scores(narrow, BATCH, CONFIG),
+            models.hidden(narrow, TOKENS, SEGMENTS, CONFIG),
+        )
+    )
+    assert (scores.loss.dtype, hidden.dtype) == (jnp.float32, jnp.bfloat16)
     np.testing.assert_allclose(logits, logits_of(BATCH), atol=2e-2)
 
 
 def test_numpy_batches_are_accepted() -> None:
     host = {"tokens": np.asarray(TOKENS), "segments": np.asarray(SEGMENTS), "row_id": np.arange(4)}
-    chex.assert_trees_all_close(models.token_scores(PARAMS, host, CONFIG), scores_of(BATCH), atol=1e-6)
+    # Closed over, so that they reach the model as they are.
+    found = jax.jit(lambda params: models.token_scores(params, host, CONFIG))(PARAMS)
+    chex.assert_trees_all_close(found, scores_of(BATCH), atol=1e-6)
 
 
 def test_nothing_compiles_twice() -> None:

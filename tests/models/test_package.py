@@ -1,3 +1,4 @@
+import inspect
 import subprocess
 import sys
 
@@ -24,3 +25,10 @@ def test_names_are_those_of_the_package() -> None:
     assert dir(models) == models.__all__
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         models.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in models.__all__ if inspect.isfunction(getattr(models, name))]
+)
+def test_every_function_has_an_example(name: str) -> None:
+    assert ">>> " in (inspect.getdoc(getattr(models, name)) or "")

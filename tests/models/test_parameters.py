@@ -1,3 +1,5 @@
+from functools import cache
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -24,12 +26,17 @@ def config(kv_heads: int = 2, tied: bool = True, biases: bool = False) -> Decode
     )
 
 
+@cache
+def fresh() -> dict:
+    return models.init(config(kv_heads=4), jax.random.key(0))
+
+
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("biases", [True, False])
 def test_values_shapes_and_axes_come_from_one_declaration(kv_heads: int, tied: bool, biases: bool) -> None:
     declaration = models.declare(config(kv_heads, tied, biases))
-    params = models.init(config(kv_heads, tied, biases), jax.random.key(0))
+    params = jax.eval_shape(lambda key: models.init(config(kv_heads, tied, biases), key), jax.random.key(0))
     axes = models.logical_axes(declaration)
     chex.assert_trees_all_equal_shapes_and_dtypes(params, models.abstract_values(declaration))
     ranks = jax.tree.map(lambda value, names: value.ndim == len(names), params, axes)
@@ -58,13 +65,11 @@ def test_fresh_values_have_the_declared_spread() -> None:
 
 
 def test_every_tensor_and_layer_is_drawn_on_its_own() -> None:
-    params = models.init(config(kv_heads=4), jax.random.key(0))
-    attention = params["layers"]["attention"]
+    attention = fresh()["layers"]["attention"]
     assert not np.array_equal(attention["key"]["kernel"], attention["value"]["kernel"])
     assert not np.array_equal(attention["key"]["kernel"][0], attention["key"]["kernel"][1])
 
 
 def test_types_agree_on_the_values() -> None:
-    wide = models.init(config(), jax.random.key(0))
-    narrow = models.init(config(), jax.random.key(0), jnp.bfloat16)
-    chex.assert_trees_all_equal(narrow, jax.tree.map(lambda x: x.astype(jnp.bfloat16), wide))
+    narrow = models.init(config(kv_heads=4), jax.random.key(0), jnp.bfloat16)
+    chex.assert_trees_all_equal(narrow, jax.tree.map(lambda x: x.astype(jnp.bfloat16), fresh()))

@@ -1,4 +1,5 @@
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 
 import chex
 import jax
@@ -20,9 +21,17 @@ def total_loss(params: dict, batch: dict = BATCH, **options: object) -> jax.Arra
     return jnp.sum(models.token_scores(params, batch, CONFIG, **options).loss)
 
 
-def bytes_needed(**options: object) -> int:
-    gradient = jax.jit(jax.grad(partial(total_loss, **options)))
-    return gradient.lower(PARAMS).compile().memory_analysis().temp_size_in_bytes
+def bytes_by_default() -> int:
+    return bytes_of(jax.grad(lambda params: total_loss(params)))
+
+
+@cache
+def bytes_needed(chunk: int) -> int:
+    return bytes_of(jax.grad(partial(total_loss, chunk=chunk)))
+
+
+def bytes_of(gradient: Callable[[dict], dict]) -> int:
+    return jax.jit(gradient).lower(PARAMS).compile().memory_analysis().temp_size_in_bytes
 
 
 def test_all_logits_are_never_held() -> None:
@@ -32,12 +41,12 @@ def test_all_logits_are_never_held() -> None:
 
 
 def test_the_default_keeps_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = bytes_needed()
+    whole = bytes_by_default()
     monkeypatch.setattr(scores, "LOGITS_AT_ONCE", 3 * 4 * CONFIG.vocab_size)
-    assert bytes_needed() == bytes_needed(chunk=3) < whole
+    assert bytes_by_default() == bytes_needed(chunk=3) < whole
     # Never fewer than one position of every sequence.
     monkeypatch.setattr(scores, "LOGITS_AT_ONCE", 1)
-    assert bytes_needed() == bytes_needed(chunk=1)
+    assert bytes_by_default() == bytes_needed(chunk=1)
 
 
 def test_bfloat16_gradients_are_summed_in_float32() -> None:
