@@ -1,28 +1,31 @@
-"""What a schedule is made of, but for training: scoring rows, reading weights, selecting, evaluating."""
+"""What a schedule is made of, and the moves that only look: evaluating, reading weights, keeping a model."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bilevel.core.compiled import Compiled
 from bilevel.core.problem import Batch, Weighting
 from bilevel.core.tree import PyTree
+from bilevel.errors import InputError
 from bilevel.schedule.batches import in_turn
-from bilevel.schedule.state import Context, RunState, Stopped
+from bilevel.schedule.context import Context
+from bilevel.schedule.state import RunState
+
+OUTER = "outer"
+"""What a move calls the solver's outer variables where it could take a model."""
 
 
 class Move(ABC):
     """One step of a schedule, a frozen dataclass.
 
-    `reads` and `writes` name parts of the state as `kind:name` (`model:current`, `signal:loss`, `set:chosen`,
-    `result:test`, `solver`), so that a schedule is checked before it runs.
+    `reads` and `writes` name parts of the state as `kind:name` (`model:current`, `data:pool`, `signal:loss`,
+    `set:chosen`, `result:test`, `solver`), so that a schedule is checked before it runs.
     """
 
     @property
@@ -37,37 +40,46 @@ class Move(ABC):
 
     @abstractmethod
     def run(self, state: RunState, context: Context) -> RunState:
-        """Returns the state after the move.
+        """The state after the move.
+
+        The move may take the arrays of the solver's state for its own (`jax.jit` donates them): whoever runs it goes on
+        with what it returns.
 
         Raises:
             Stopped: the run was asked to stop, `context.saver.stopping`. Moves that take long look at it as they go;
                 the state that they raise it with is saved, and `run` begins from it when the run is continued.
         """
 
-    def solver_after(self, solver: PyTree | None, models: Mapping[str, PyTree]) -> PyTree | None:
-        """Returns the shapes of the solver's state after the move, given those before it and those of the models.
+    def check(self, state: RunState, context: Context) -> RunState:
+        """What can be known of the state after the move before anything runs: all but what it writes.
 
-        A saved state is read back into this structure; only moves that begin a solver change it.
+        Moves that can tell more in advance look at the state here, too, and refuse what will not do.
+
+        Args:
+            state: what is known of the state before the move. What an earlier move will write is not there.
+            context: what it runs with.
+
+        Raises:
+            InputError, ValueError: the move could not run.
         """
-        return solver
-
-    def check(self, context: Context) -> None:  # noqa: B027  (most moves have nothing more to check)
-        """Raises InputError for what can be known before anything runs."""
+        return state.without(self.writes)
 
 
 @dataclass(frozen=True)
-class Score(Move):
-    """Measures the loss of every row of a data set under a model, into a signal.
+class Evaluate(Move):
+    """Measures a model on a data set: mean row loss in nats a token, share of exact matches (teacher-forced).
+
+    A model that cannot say what matches is measured by its loss alone.
 
     Attributes:
-        into: the signal's name.
-        model: which model.
         over: which data set.
+        model: which model.
+        into: the result's name; by default the data set's.
     """
 
-    into: str
+    over: str = "test"
     model: str = "current"
-    over: str = "pool"
+    into: str = ""
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -75,16 +87,22 @@ class Score(Move):
 
     @property
     def writes(self) -> tuple[str, ...]:
-        return (f"signal:{self.into}",)
+        return (f"result:{self.into or self.over}",)
 
     def run(self, state: RunState, context: Context) -> RunState:
-        row_losses = _compiled(context.row_losses)
-        rows = context.data[self.over]
-        values = np.zeros(len(rows), np.float32)
-        for ids, batch in _all_rows(self.over, state, context):
-            found = np.asarray(row_losses(state.models[self.model], batch).means)
-            values[ids[ids >= 0]] = found[ids >= 0]
-        return state.with_signal(self.into, values)
+        params, rows = state.models[self.model], state.data[self.over]
+        evaluate = context.model.evaluate
+        found: dict[str, float] = {"loss": 0.0} | ({} if evaluate is None else {"exact_match": 0.0})
+        measure = context.kept.compiled(context.model.first_order if evaluate is None else evaluate)
+        for ids, batch in rows_in_turn(rows, state, context):
+            measured = context.layout.gather(measure(params, batch))
+            losses, matched = (measured, None) if evaluate is None else measured
+            found["loss"] += float(np.sum(np.asarray(losses.means, np.float64)[ids >= 0]))
+            if matched is not None:
+                found["exact_match"] += int(np.sum(matched[ids >= 0]))
+        return state.with_result(
+            self.into or self.over, {name: total / len(rows) for name, total in found.items()}
+        )
 
 
 @dataclass(frozen=True)
@@ -116,13 +134,14 @@ class Weigh(Move):
 
     def run(self, state: RunState, context: Context) -> RunState:
         assert state.solver is not None  # the driver has checked that some Train comes first
-        weigh, row_losses = _compiled(self.weighting.weights), _compiled(context.row_losses)
-        rows = context.data[self.over]
-        values = np.zeros(len(rows), np.float32)
+        solver, rows = state.solver, state.data[self.over]
+        weigh = context.kept.compiled(self.weighting.weights)
+        row_losses = context.kept.compiled(context.model.first_order) if self.weighting.needs_losses else None
+        values = np.full(len(rows), np.nan, np.float32)
 
         def seen() -> Iterator[tuple[np.ndarray, PyTree]]:
-            for ids, batch in _all_rows(self.over, state, context):
-                losses = row_losses(state.models["current"], batch) if self.weighting.needs_losses else None
+            for ids, batch in rows_in_turn(rows, state, context):
+                losses = None if row_losses is None else row_losses(state.models["current"], batch)
                 yield ids, jax.tree.map(lambda x: x[None], (batch, losses))
 
         batches: Iterable[tuple[np.ndarray, PyTree]] = seen()
@@ -130,102 +149,82 @@ class Weigh(Move):
             all_ids, parts = zip(*batches, strict=True)
             batches = [(np.concatenate(all_ids), jax.tree.map(lambda *x: jnp.concatenate(x), *parts))]
         for ids, (batch, losses) in batches:
-            found = weigh(state.solver.outer.inner, state.solver.memory, batch, losses)
+            found = context.layout.gather(weigh(solver.outer.inner, solver.memory, batch, losses))
             values[ids[ids >= 0]] = np.ravel(found)[ids >= 0]
-        return state.with_signal(self.into, values)
+        return state.with_signal(self.into, values, self.over)
+
+
+Results = Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
-class Snapshot(Move):
-    """Keeps the outer variables as they are now under a model's name: a network at the end of a stage.
+class Keep(Move):
+    """Keeps a model as it is now under another name: the best so far, a network at the end of a stage.
 
     Attributes:
         into: the name.
+        model: which model; `outer` for the solver's outer variables.
+        when: `(results now, results when one was last kept) -> bool`, see `lower`; None for always. The second is None
+            the first time.
     """
 
     into: str
+    model: str = "current"
+    when: Callable[[Results, Results | None], bool] | None = None
 
     @property
     def reads(self) -> tuple[str, ...]:
-        return ("solver",)
+        return ("solver",) if self.model == OUTER else (f"model:{self.model}",)
 
     @property
     def writes(self) -> tuple[str, ...]:
         return (f"model:{self.into}",)
 
     def run(self, state: RunState, context: Context) -> RunState:
-        assert state.solver is not None  # the driver has checked that some Train comes first
-        return replace(state, models={**state.models, self.into: state.solver.outer.inner})
+        prefix = f"kept {self.into}: "
+        now = {name: found for name, found in state.results.items() if not name.startswith("kept ")}
+        before = {
+            name.removeprefix(prefix): found
+            for name, found in state.results.items()
+            if name.startswith(prefix)
+        }
+        if self.when is not None and self.into in state.models and not self.when(now, before or None):
+            return state
+        kept = state.solver.outer.inner if self.model == OUTER and state.solver else state.models[self.model]
+        results = {**state.results, **{f"{prefix}{name}": found for name, found in now.items()}}
+        return replace(state, models={**state.models, self.into: kept}, results=results)
 
 
-@dataclass(frozen=True)
-class Select(Move):
-    """Chooses rows by a signal, into a row set, best first.
+def lower(over: str, number: str = "loss") -> Callable[[Results, Results | None], bool]:
+    """For `Keep`: whether a number of an evaluation is lower than when a model was last kept.
 
-    Attributes:
-        signal: the signal's name.
-        into: the set's name.
-        share: share of the rows that is kept, those of the highest values; at least one row.
+    Args:
+        over: the result's name.
+        number: which of its numbers.
     """
 
-    signal: str
-    into: str
-    share: float
+    def is_lower(now: Results, before: Results | None) -> bool:
+        return before is None or over not in before or now[over][number] < before[over][number]
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return (f"signal:{self.signal}",)
-
-    @property
-    def writes(self) -> tuple[str, ...]:
-        return (f"set:{self.into}",)
-
-    def run(self, state: RunState, context: Context) -> RunState:
-        values = state.signals[self.signal].values
-        kept = max(1, round(self.share * len(values)))
-        return state.with_set(self.into, np.argsort(-values, kind="stable")[:kept])
+    return is_lower
 
 
-@dataclass(frozen=True)
-class Evaluate(Move):
-    """Measures a model on a data set: mean row loss in nats a token, share of exact matches (teacher-forced).
+def rows_in_turn(
+    rows: object, state: RunState, context: Context, ids: np.ndarray | None = None
+) -> Iterator[tuple[np.ndarray, Batch]]:
+    """Yields rows in turn, until the run is asked to stop; what was found so far is found again."""
+    size = context.layout.rounded(context.evaluation_rows)
+    for some, batch in in_turn(rows, size, context.layout, context.packing, ids):  # type: ignore[arg-type]
+        context.stop_when_asked(state)
+        yield some, batch
 
-    Attributes:
-        over: which data set.
-        model: which model.
+
+def needs(function: Callable | None, what: str, move: str) -> Callable:
+    """One of the model's functions, for a move that cannot do without.
+
+    Raises:
+        InputError: the model does not have it.
     """
-
-    over: str = "test"
-    model: str = "current"
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return (f"model:{self.model}", f"data:{self.over}")
-
-    @property
-    def writes(self) -> tuple[str, ...]:
-        return (f"result:{self.over}",)
-
-    def run(self, state: RunState, context: Context) -> RunState:
-        evaluate = _compiled(context.evaluate)
-        total = matches = 0.0
-        rows = context.data[self.over]
-        for ids, batch in _all_rows(self.over, state, context):
-            losses, matched = evaluate(state.models[self.model], batch)
-            total += float(np.sum(np.asarray(losses.means, np.float64)[ids >= 0]))
-            matches += int(np.sum(np.asarray(matched)[ids >= 0]))
-        return state.with_result(self.over, {"loss": total / len(rows), "exact_match": matches / len(rows)})
-
-
-def _all_rows(name: str, state: RunState, context: Context) -> Iterator[tuple[np.ndarray, Batch]]:
-    """Yields all rows of a data set in turn, until the run is asked to stop; what was found so far is found again."""
-    for ids, batch in in_turn(context.data[name], context.evaluation_rows, context.mesh, context.packing):
-        if context.saver.stopping:
-            raise Stopped(state)
-        yield ids, batch
-
-
-@lru_cache(maxsize=16)
-def _compiled(function: Callable) -> Callable:
-    """Returns one compiled function for each function, so that moves share compilations."""
-    return Compiled(function)
+    if function is None:
+        raise InputError(f"{move} needs the model's {what}, which this model does not have")
+    return function

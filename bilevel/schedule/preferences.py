@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bilevel.data import source_of
+import numpy as np
+from jaxtyping import Int
+
+from bilevel.data import EncodedRows, source_of, text_rows
 from bilevel.data.similarity import token_signals
+from bilevel.errors import InputError
 from bilevel.report.sections import Chart, Section, Table
+from bilevel.schedule.context import Context
 from bilevel.schedule.moves import Move
-from bilevel.schedule.state import Context, RunState
+from bilevel.schedule.score import Asked, Columns, Measure
+from bilevel.schedule.state import RunState
 from bilevel.weighting.preferences import preferences
 
 SECTION = "What the weights prefer"
@@ -20,31 +26,21 @@ _SOURCE = "source: "
 _MOST_SOURCES = 8
 
 
-@dataclass(frozen=True)
-class MeasureTokens(Move):
-    """Measures what the tokens of rows say of them, into the signals `TOKEN_SIGNALS`.
+def token_measure(validation: str = "validation") -> Measure:
+    """What the tokens of rows say of them: the columns `TOKEN_SIGNALS`.
 
-    Attributes:
-        over: which data set.
-        validation: the rows that `validation_similarity` is to.
+    Args:
+        validation: the data set that `validation_similarity` is to.
     """
 
-    over: str = "pool"
-    validation: str = "validation"
+    def run(asked: Asked, ids: Int[np.ndarray, " rows"]) -> Columns:
+        trusted = asked.data[validation]
+        if not (isinstance(asked.dataset, EncodedRows) and isinstance(trusted, EncodedRows)):
+            raise InputError("tokens are measured of text rows alone: watch the preferences of no others")
+        found = token_signals(asked.dataset, trusted)
+        return {name: getattr(found, name)[ids] for name in TOKEN_SIGNALS}
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return (f"data:{self.over}", f"data:{self.validation}")
-
-    @property
-    def writes(self) -> tuple[str, ...]:
-        return tuple(f"signal:{name}" for name in TOKEN_SIGNALS)
-
-    def run(self, state: RunState, context: Context) -> RunState:
-        found = token_signals(context.data[self.over], context.data[self.validation])
-        for name in TOKEN_SIGNALS:
-            state = state.with_signal(name, getattr(found, name))
-        return state
+    return Measure("tokens", run, TOKEN_SIGNALS, whole=True)
 
 
 @dataclass(frozen=True)
@@ -79,19 +75,18 @@ class MeasurePreferences(Move):
         return (f"result:{_PREFIX}{self.stage}",)
 
     def run(self, state: RunState, context: Context) -> RunState:
-        columns = {name: state.signals[name].values for name in TOKEN_SIGNALS}
-        loss = state.signals[self.loss].values
-        columns = {"loss": loss, "loss_drop": state.signals[self.loss_before].values - loss, **columns}
-        rows = context.data[self.over].rows
-        found = preferences(
-            state.signals[self.weight].values, columns, [source_of(row) for row in rows], self.alarm
-        )
+        columns = {name: state.column(name, self.over) for name in TOKEN_SIGNALS}
+        loss = state.column(self.loss, self.over)
+        columns = {"loss": loss, "loss_drop": state.column(self.loss_before, self.over) - loss, **columns}
+        rows = text_rows(state.data[self.over])
+        sources = [source_of(row) for row in rows]
+        found = preferences(state.column(self.weight, self.over), columns, sources, self.alarm)
         line = {name: value for name, value in found.correlations.items() if value is not None}
         line |= {f"{_SOURCE}{name}": value for name, value in found.sources.items()}
         line |= {"entropy": found.entropy, "effective_share": found.effective_share}
         line["collapsed"] = float(found.collapsed)
         state = state.with_result(f"{_PREFIX}{self.stage}", line)
-        context.log(state.step, {f"prefers/{name}": value for name, value in line.items()})
+        context.log(state.lower_steps, {f"prefers/{name}": value for name, value in line.items()})
         if found.collapsed:
             context.warn(
                 f"stage {self.stage}: the weights have collapsed onto few rows (effective sample size "
@@ -103,7 +98,7 @@ class MeasurePreferences(Move):
 
 
 def preferences_section(results: Mapping[str, Mapping[str, float]], rows: int) -> Section:
-    """Returns the section of a report that shows all stages measured so far.
+    """The section of a report that shows all stages measured so far.
 
     Args:
         results: of a run's state; what `MeasurePreferences` did not write is passed over.

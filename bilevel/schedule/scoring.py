@@ -13,7 +13,7 @@ from bilevel.core.losses import RowLosses
 from bilevel.core.problem import Batch
 from bilevel.data import EncodedRows
 from bilevel.errors import InputError
-from bilevel.layout.devices import place_batch
+from bilevel.layout import Layout
 from bilevel.storage.snapshots import Snapshot
 from bilevel.weighting.network import relative_losses
 
@@ -21,7 +21,7 @@ from bilevel.weighting.network import relative_losses
 def score_rows(
     snapshot: Snapshot,
     rows: EncodedRows,
-    mesh: jax.sharding.Mesh,
+    layout: Layout,
     batch_rows: int,
     seed: int = 0,
     row_losses: Callable[[Batch], RowLosses] | None = None,
@@ -36,7 +36,7 @@ def score_rows(
     Args:
         snapshot: the network.
         rows: what to score, in the tokens of the snapshot's tokenizer.
-        mesh: devices that share each batch.
+        layout: devices that share each batch.
         batch_rows: rows at a time, where that does not matter.
         seed: of the order, where it matters.
         row_losses: of a model, for a network that reads them.
@@ -47,11 +47,10 @@ def score_rows(
     scorer = snapshot.info.network.scorer(snapshot.info.vocab_size)
     check_scores(snapshot, row_losses is not None)
     order = np.arange(len(rows))
-    devices = mesh.devices.size
     if scorer.joint:
         batch_rows = snapshot.info.batch_rows
         order = np.random.default_rng(seed).permutation(len(rows))
-    batch_rows = -(-batch_rows // devices) * devices
+    batch_rows = layout.rounded(batch_rows)
 
     def by_batches(
         function: Callable[[Batch, Int[np.ndarray, " rows"]], Array],
@@ -61,7 +60,7 @@ def score_rows(
             taken = order[start : start + batch_rows]
             ids = np.full(batch_rows, -1, np.int32)
             ids[: len(taken)] = taken
-            values[taken] = np.asarray(function(place_batch(rows.batch(ids), mesh), ids))[: len(taken)]
+            values[taken] = layout.gather(function(layout.batch(rows, ids), ids))[: len(taken)]
         return values
 
     seen = np.zeros(len(rows))

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 
 from bilevel.core.tree import PyTree
 from bilevel.data import Tokenizer
-from bilevel.layout.devices import replicate
+from bilevel.schedule.context import Context
 from bilevel.schedule.moves import Move
-from bilevel.schedule.state import Context, RunState
+from bilevel.schedule.state import RunState
 from bilevel.storage.snapshots import FOLDER, SnapshotInfo, write_snapshot
 
 
@@ -39,10 +39,10 @@ class WriteSnapshot(Move):
 
     def run(self, state: RunState, context: Context) -> RunState:
         assert state.solver is not None  # the driver has checked that some Train comes first
-        if context.folder is not None and jax.process_index() == 0:
+        if context.folder is not None and context.layout.first:
             folder = context.folder / FOLDER / f"stage-{self.info.stage}"
             info = replace(self.info, step=state.step)
-            write_snapshot(folder, info, state.solver.outer.inner, self.tokenizer)
+            write_snapshot(folder, info, context.layout.gather(state.solver.outer.inner), self.tokenizer)
         return state
 
 
@@ -66,6 +66,7 @@ class Adopt(Move):
 
     def run(self, state: RunState, context: Context) -> RunState:
         assert state.solver is not None  # the driver has checked that some Train comes first
-        outer = replicate(jax.tree.map(jnp.asarray, self.outer), context.mesh)
+        # Copies, for the next step is given the solver's arrays for good, and the move may run again.
+        outer = context.layout.replicate(jax.tree.map(jnp.array, self.outer))
         solver = state.solver.replace(outer=state.solver.outer._replace(inner=outer))
         return replace(state, solver=solver)

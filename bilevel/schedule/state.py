@@ -1,40 +1,54 @@
-"""What a run is at one moment, and what it is run with."""
+"""What a run is at one moment: models, rows, what is known of the rows, and how far the schedule is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
+from jaxtyping import Float, Int
 
-from bilevel.core.losses import RowLosses
-from bilevel.core.problem import Batch
-from bilevel.core.solver import SolverState, StepReport
+from bilevel.core.solver import Solver, SolverState
 from bilevel.core.tree import PyTree
-from bilevel.data import EncodedRows, Packing
-from bilevel.report.sections import Section
+from bilevel.data import Dataset
 
 
 @dataclass(frozen=True)
 class Signal:
-    """A named column: a number for each row of a data set, with the round it was measured in."""
+    """A named column: what is known of each row of a data set.
 
-    values: np.ndarray
-    round: int
+    Attributes:
+        values: a number for each row; nan for a row that was not measured.
+        rounds: the round that each was measured in, -1 for none: a rewritten row may still carry its parent's value.
+        data: fingerprint of the data set.
+    """
+
+    values: Float[np.ndarray, " rows"]
+    rounds: Int[np.ndarray, " rows"]
+    data: str
 
 
 @dataclass(frozen=True)
-class Position:
+class RowSet:
+    """Some rows of a data set.
+
+    Attributes:
+        ids: their row ids, in an order that may mean something (best first).
+        data: fingerprint of the data set.
+    """
+
+    ids: Int[np.ndarray, " chosen"]
+    data: str
+
+
+class Position(NamedTuple):
     """Where in its schedule a run stands.
 
     Attributes:
         round: rounds of the schedule that are finished.
         move: moves of the present round that are finished.
-        steps: solver steps that the present move has taken.
+        steps: steps of the present move that are taken; what a step is, the move knows.
     """
 
     round: int = 0
@@ -42,134 +56,111 @@ class Position:
     steps: int = 0
 
 
+BEGINNING = Position()
+
+
+class Trained(NamedTuple):
+    """Whose state a run's solver state is.
+
+    Attributes:
+        solver: that made it, and can go on with it.
+        over: name of the data set that its tables of rows are about.
+    """
+
+    solver: Solver
+    over: str
+
+
 @dataclass(frozen=True)
 class RunState:
     """Everything that moves read and write, and how far they are.
 
-    A state can be saved at any moment and continued from: orders of rows are functions of the step, and keys live
-    in the solver's state (`bilevel.schedule.saved`).
+    A state can be saved at any moment and continued from: draws are functions of cursors, and keys live in the solver's
+    state (`bilevel.schedule.saved`).
 
     Attributes:
         models: parameters by name; `base` is where the run began, `current` what it trains.
-        sets: row sets by name: dense row ids into a data set.
+        data: data sets by name: `pool`, `validation`, `test`. Moves may replace them.
+        drawn: how many rows (or groups of rows) were drawn so far, by stream, see `bilevel.schedule.draws`.
+        sets: row sets by name.
         signals: columns by name.
         results: what evaluations found, by data set.
         solver: the solver's state, None before the first `Train`.
+        trained: whose state that is.
         round: rounds finished, over all schedules that ran from this state's start.
         step: solver steps taken, over all rounds.
+        lower_steps: lower steps taken in them, virtual ones included: what metrics are counted by.
         position: where in the present schedule; its beginning, unless a move or a schedule is under way.
         upper_loss: of the model in training on the monitored trusted rows, None where it was not measured.
-        unlogged: what the move under way has seen since it last logged numbers.
+        pending: what the move under way keeps for its own rest: arrays by name, in the order in which they came.
     """
 
     models: Mapping[str, PyTree]
-    sets: Mapping[str, np.ndarray] = field(default_factory=dict)
+    data: Mapping[str, Dataset] = field(default_factory=dict)
+    drawn: Mapping[str, int] = field(default_factory=dict)
+    sets: Mapping[str, RowSet] = field(default_factory=dict)
     signals: Mapping[str, Signal] = field(default_factory=dict)
     results: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     solver: SolverState | None = None
+    trained: Trained | None = None
     round: int = 0
     step: int = 0
-    position: Position = Position()
+    lower_steps: int = 0
+    position: Position = BEGINNING
     upper_loss: float | None = None
-    unlogged: tuple[StepReport, ...] = ()
+    pending: tuple[Mapping[str, Any], ...] = ()
 
-    def with_set(self, name: str, ids: np.ndarray) -> RunState:
-        """Returns the state with a row set added or replaced."""
-        return replace(self, sets={**self.sets, name: ids})
+    def with_set(self, name: str, ids: np.ndarray, over: str = "pool") -> RunState:
+        """The state with a row set added or replaced."""
+        return replace(self, sets={**self.sets, name: RowSet(np.asarray(ids), self.data[over].fingerprint)})
 
-    def with_signal(self, name: str, values: np.ndarray) -> RunState:
-        """Returns the state with a column added or replaced, marked with the present round."""
-        return replace(self, signals={**self.signals, name: Signal(values, self.round)})
+    def with_signal(self, name: str, values: np.ndarray, over: str = "pool") -> RunState:
+        """The state with a column added or replaced, all of it marked with the present round."""
+        rounds = np.where(np.isnan(values), -1, self.round).astype(np.int32)
+        column = Signal(np.asarray(values), rounds, self.data[over].fingerprint)
+        return replace(self, signals={**self.signals, name: column})
 
     def with_result(self, name: str, found: Mapping[str, float]) -> RunState:
-        """Returns the state with an evaluation added or replaced."""
+        """The state with an evaluation added or replaced."""
         return replace(self, results={**self.results, name: found})
 
+    def without(self, parts: Iterable[str]) -> RunState:
+        """The state without some parts, named as moves name what they write."""
+        kinds = {"model": "models", "data": "data", "signal": "signals", "set": "sets", "result": "results"}
+        found: dict[str, Any] = {}
+        for part in parts:
+            kind, _, name = part.partition(":")
+            if kind in kinds:
+                field = kinds[kind]
+                left = found.setdefault(field, dict(getattr(self, field)))
+                left.pop(name, None)
+            elif kind == "solver":
+                found["solver"] = None
+        return replace(self, **found)
 
-@runtime_checkable
-class Progress(Protocol):
-    """A progress bar: told of finished steps and of numbers worth showing."""
+    def rows(self, name: str, over: str = "pool") -> Int[np.ndarray, " chosen"]:
+        """The row ids of a set.
 
-    def advance(self, steps: int, values: Mapping[str, Any]) -> None: ...
+        Raises:
+            ValueError: the set is of other rows than the data set now holds.
+        """
+        found = self.sets[name]
+        self._check_rows(f"set {name!r}", found.data, over)
+        return found.ids
 
-    def close(self) -> None: ...
+    def column(self, name: str, over: str = "pool") -> Float[np.ndarray, " rows"]:
+        """The values of a signal, one for each row of a data set.
 
+        Raises:
+            ValueError: the signal was measured on other rows than the data set now holds.
+        """
+        found = self.signals[name]
+        self._check_rows(f"signal {name!r}", found.data, over)
+        return found.values
 
-class Stopped(Exception):
-    """The run was asked to stop; raised by moves, with the state to continue from.
-
-    Attributes:
-        state: where the run stands.
-    """
-
-    def __init__(self, state: RunState) -> None:
-        super().__init__(f"stopped after step {state.step}")
-        self.state = state
-
-
-@runtime_checkable
-class Saver(Protocol):
-    """Keeps states, so that a run that ends early can be continued."""
-
-    @property
-    def stopping(self) -> bool:
-        """Whether the run was asked to stop."""
-
-    def due(self, step: int) -> bool:
-        """Returns whether the state after this many steps should be saved."""
-
-    def save(self, state: RunState) -> None:
-        """Saves a state."""
-
-
-class KeepsNothing:
-    """The saver of a run that lives in memory alone."""
-
-    stopping = False
-
-    def due(self, step: int) -> bool:
-        return False
-
-    def save(self, state: RunState) -> None:
-        pass
-
-
-@dataclass(frozen=True)
-class Context:
-    """What a run is run with; nothing in it changes while moves run.
-
-    Attributes:
-        data: encoded rows by name: `pool`, `validation`, `test`.
-        row_losses: `(params, batch) -> RowLosses`.
-        evaluate: `(params, batch) -> (RowLosses, matches)`.
-        mesh: devices that share each batch's rows.
-        seed: of orders and keys.
-        log: `(step, numbers)`, told every `log_every` steps.
-        progress: `(steps) -> Progress`.
-        show: told of sections that a method adds to the run's report.
-        warn: told of what a user should hear of at once, a line.
-        timed: `(move's name) -> context`, entered while a move runs.
-        folder: where the run keeps its files; None for a run in memory alone.
-        log_every: steps between logged numbers.
-        evaluation_rows: rows of a batch when scoring and evaluating.
-        packing: whether several rows share a sequence then.
-        patience: skipped steps in a row that end the run.
-        saver: told of states that could be continued from, and asked whether to stop.
-    """
-
-    data: Mapping[str, EncodedRows]
-    row_losses: Callable[[PyTree, Batch], RowLosses]
-    evaluate: Callable[[PyTree, Batch], tuple[RowLosses, jax.Array]]
-    mesh: jax.sharding.Mesh
-    seed: int
-    log: Callable[[int, Mapping[str, Any]], None]
-    progress: Callable[[int], Progress]
-    show: Callable[[Section], None] = lambda section: None
-    warn: Callable[[str], None] = lambda line: None
-    timed: Callable[[str], AbstractContextManager[None]] = lambda move: nullcontext()
-    folder: Path | None = None
-    log_every: int = 20
-    evaluation_rows: int = 128
-    packing: Packing = "off"
-    patience: int = 10
-    saver: Saver = field(default_factory=KeepsNothing)
+    def _check_rows(self, what: str, fingerprint: str, over: str) -> None:
+        if fingerprint != self.data[over].fingerprint:
+            raise ValueError(
+                f"the {what} is about other rows than {over!r} now holds: measure or choose anew after the rows "
+                "were changed"
+            )

@@ -2,31 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from functools import lru_cache, partial
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from bilevel.core.compiled import Compiled
-from bilevel.core.hypergradient import Diagnostics
-from bilevel.core.problem import Batch, RowProblem
-from bilevel.core.solver import BOTH, Level, Solver, SolverState, StepReport
-from bilevel.core.tree import PyTree
-from bilevel.layout.devices import replicate
-from bilevel.schedule.batches import BatchPlan, LowerBatches, UpperBatches, first_rows
+from bilevel.core.problem import Problem, RowProblem
+from bilevel.core.ranges import check_ranges
+from bilevel.core.solver import BOTH, Solver, SolverState
+from bilevel.data import Dataset
+from bilevel.errors import InputError
+from bilevel.schedule.batches import Batches, BatchPlan, first_rows, lower_batches, upper_batches
+from bilevel.schedule.context import Context, Stopped
 from bilevel.schedule.moves import Move
-from bilevel.schedule.state import Context, RunState, Stopped
-from bilevel.weighting.statistics import effective_sample_size
+from bilevel.schedule.ownership import apart, copied, free
+from bilevel.schedule.programs import compiled_step, compiled_upper_loss
+from bilevel.schedule.reports import NonFiniteError as NonFiniteError
+from bilevel.schedule.reports import kept_of, numbers_of, stop_when_stuck
+from bilevel.schedule.state import Position, RunState, Trained
 
+CONTINUE = "continue"
 _MONITORED_ROWS = 128
 
 
-class NonFiniteError(RuntimeError):
-    """Too many steps in a row could not be applied because a loss or gradient was NaN or infinite."""
+@dataclass(frozen=True)
+class Steps:
+    """So many solver steps."""
+
+    count: int
+
+    def __post_init__(self) -> None:
+        check_ranges(self, ("count", self.count >= 0, "0 or more"))
+
+
+@dataclass(frozen=True)
+class Passes:
+    """So many passes over the rows, each row exactly once in each: the last batch of a pass is filled up."""
+
+    count: float
+
+    def __post_init__(self) -> None:
+        check_ranges(self, ("count", self.count >= 0, "0 or more"))
 
 
 @dataclass(frozen=True)
@@ -36,205 +54,218 @@ class Train(Move):
     Attributes:
         problem: the bilevel problem that the solver was made for.
         solver: any solver of `bilevel.core.solver`.
-        steps: solver steps.
+        length: how long; of passes, as many steps as they take.
         plan: how batches are cut.
-        updates: which levels move; the other is frozen.
+        updates: what moves, "inner", "outer" or a part of it, "outer.NAME"; the rest is frozen. Without "inner" the
+            lower steps are put back, and their rows are drawn from a stream of their own.
         outer_every: of all steps of the run, the outer level moves in those that this number divides.
-        start: `continue` goes on with the solver's state (and begins it from `current` the first time); `base`
-            begins anew from the base model with fresh optimizers.
-        over: the data set of the lower level; its row set of the same name, if there is one, restricts it.
+        start: `continue` goes on with the solver's state (and begins it from `current` the first time); the name of a
+            model begins anew from that model, with fresh optimizers and fresh outer variables.
+        over: the data set of the lower level.
+        rows: a set of its rows; None for all.
         upper: the data set of the upper level.
     """
 
-    problem: RowProblem
+    problem: Problem | RowProblem
     solver: Solver
-    steps: int
+    length: Steps | Passes
     plan: BatchPlan
-    updates: tuple[Level, ...] = BOTH
+    updates: tuple[str, ...] = BOTH
     outer_every: int = 1
-    start: Literal["continue", "base"] = "continue"
+    start: str = CONTINUE
     over: str = "pool"
+    rows: str | None = None
     upper: str = "validation"
 
     @property
     def reads(self) -> tuple[str, ...]:
-        return (
-            "model:base" if self.start == "base" else "model:current",
-            f"data:{self.over}",
-            f"data:{self.upper}",
-        )
+        chosen = () if self.rows is None else (f"set:{self.rows}",)
+        return (f"model:{self._begins_from}", f"data:{self.over}", f"data:{self.upper}", *chosen)
 
     @property
     def writes(self) -> tuple[str, ...]:
         return ("model:current", "solver")
 
-    def check(self, context: Context) -> None:
-        """Raises InputError when a batch is larger than its data, or the devices cannot share it."""
-        pool, trusted = context.data[self.over], context.data[self.upper]
-        padded = replace(self.plan, packing="off", upper_packing="off")
-        LowerBatches(pool, np.arange(len(pool)), padded, 2 * context.seed, context.mesh)(0)
-        UpperBatches(trusted, padded, 2 * context.seed + 1, context.mesh)(0)
+    @property
+    def _begins_from(self) -> str:
+        return "current" if self.start == CONTINUE else self.start
+
+    def check(self, state: RunState, context: Context) -> RunState:
+        """What is known of the state after the move; sizes and settings are looked at before anything runs.
+
+        Raises:
+            ValueError: the move would go on with the state of another solver.
+            InputError: a batch is larger than its data, or the devices cannot share it; an estimator that does not suit
+                the problem or the optimizer; a weighting that was made for other rows.
+        """
+        if self._continues(state):
+            self._check_solver(state)
+        over, upper = state.data.get(self.over), state.data.get(self.upper)
+        layout, plan = context.layout, self.plan.for_model(context.model.packs).padded
+        if upper is not None:
+            upper_batches(upper, plan, context.seed, layout).at(0)
+        if over is not None:
+            ids = None
+            if self.rows is not None:  # a set that is still unknown may be as large as the data set
+                known = self.rows in state.sets
+                ids = state.rows(self.rows, self.over) if known else np.arange(len(over))
+            lower_batches(over, ids, plan, context.seed, layout).at(0)
+            self._check_tables(state, over)
+        return replace(super().check(state, context), trained=Trained(self.solver, self.over))
+
+    def _check_tables(self, state: RunState, over: Dataset) -> None:
+        model = state.models.get(self._begins_from, state.models.get("base"))
+        try:
+            jax.eval_shape(
+                lambda key, model: self.solver.init(key, model, over.sizes), jax.random.key(0), model
+            )
+        except ValueError as error:
+            raise InputError(str(error)) from error
 
     def run(self, state: RunState, context: Context) -> RunState:
-        pool = context.data[self.over]
-        lower_batches, upper_batches = self.batches(state, context)
+        lower, upper = self.batches(state, context)
+        steps = self._steps(lower)
         # One fixed batch of trusted rows, so that the logged upper losses of all methods compare.
-        packing = self.plan.upper_packing or self.plan.packing
-        monitored = first_rows(context.data[self.upper], _MONITORED_ROWS, context.mesh, packing)
+        plan = self.plan.for_model(context.model.packs)
+        packing = plan.upper_packing or plan.packing
+        monitored = first_rows(state.data[self.upper], _MONITORED_ROWS, context.layout, packing)
+        rows = state.data[self.over]
+        drawn_from = len(rows) if self.rows is None else len(state.rows(self.rows, self.over))
+        solver, state = self._taken(state, context)
+        step = compiled_step(self.solver, solver, context)
+        upper_value = compiled_upper_loss(self.problem, context)
+        begun, first = state, state.position.steps
+        before, seen, upper_loss = state.step - first, list(state.pending), state.upper_loss
+        bar = context.progress(steps)
+        if first:
+            bar.advance(first - len(seen), {})
+        every = max(1, context.log_every // self.plan.lower_steps)
 
-        solver_state = self._begin(state, context)
-        step, upper = _compiled_step(self.solver), _compiled_upper(self.problem)
-        before, seen, upper_loss = state.step - state.position.steps, list(state.unlogged), None
-        bar = context.progress(self.steps)
-        if state.position.steps:
-            bar.advance(state.position.steps - len(seen), {})
+        def reached(taken: int, *ended: Batches) -> RunState:
+            """The state after so many steps of this move."""
+            return _reached(begun, solver, taken, self.plan.lower_steps, upper_loss, seen, ended)
+
         try:
-            for taken in range(state.position.steps + 1, self.steps + 1):
-                number, last = before + taken, taken == self.steps
-                solver_state, report = step(
-                    solver_state,
-                    lower_batches(number - 1),
-                    upper_batches(number - 1),
-                    updates=self._updates_at(number),
-                )
-                seen.append(report)
-                logs = number % max(1, context.log_every // self.plan.lower_steps) == 0 or last
-                stops = context.saver.stopping and not last
-                saves = not stops and not last and context.saver.due(number)
+            for taken in range(first + 1, steps + 1):
+                number, last = before + taken, taken == steps
+                batches = lower.at(taken - 1), upper.at(taken - 1)
+                solver, report = step(solver, *batches, updates=self.updates_at(number))
+                seen.append(kept_of(report))
+                logs = number % every == 0 or last
+                stops = context.layout.agree(context.saver.stopping) and not last
+                saves = not stops and not last and context.layout.agree(context.saver.due(number))
                 if not (logs or stops or saves):
                     continue
-                upper_loss = float(upper(solver_state.outer.inner, solver_state.inner.inner, monitored))
+                upper_loss = float(upper_value(solver.outer.inner, solver.inner.inner, monitored))
                 if logs:
-                    reports = jax.device_get(seen)
-                    _stop_when_stuck(int(solver_state.skipped_in_a_row), reports, pool.rows, context.patience)
-                    numbers = self._numbers(solver_state, reports, upper_loss, len(pool))
-                    context.log(number * self.plan.lower_steps, numbers)
+                    seen = context.layout.gather(seen)
+                    stop_when_stuck(int(solver.skipped_in_a_row), seen, rows, context.patience)
+                    numbers = numbers_of(seen, drawn_from if self._moves_weights else None)
+                    numbers |= {"upper_loss": upper_loss, "skipped_steps": int(solver.skipped)}
+                    context.log(begun.lower_steps + (taken - first) * self.plan.lower_steps, numbers)
                     bar.advance(len(seen), {"lower": numbers["lower_loss"], "upper": upper_loss})
                     seen = []
                 if stops:
-                    raise Stopped(_reached(state, solver_state, taken, upper_loss, seen))
+                    raise Stopped(reached(taken))
                 if saves:
-                    context.saver.save(_reached(state, solver_state, taken, upper_loss, seen))
+                    context.saver.save(reached(taken))
         finally:
             bar.close()
-        return _reached(state, solver_state, self.steps, upper_loss, seen)
+        return reached(steps, lower, upper)
 
-    def solver_after(self, solver: PyTree | None, models: Mapping[str, PyTree]) -> PyTree | None:
-        if self.start == "continue" and solver is not None:
-            return solver
-        model = models["base" if self.start == "base" else "current"]
-        return jax.eval_shape(self.solver.init, jax.random.key(0), model)
+    @property
+    def _moves_weights(self) -> bool:
+        return any(part.startswith("outer") for part in self.updates)
 
-    def seen_at(self, number: int, solver: PyTree, state: RunState, context: Context) -> PyTree:
-        """Returns the shapes of what the step of this number reports, given those of the solver's state."""
-        lower_batches, upper_batches = self.batches(state, context)
-        step = partial(self.solver.step, updates=self._updates_at(number))
-        return jax.eval_shape(step, solver, lower_batches(0), upper_batches(0))[1]
+    @property
+    def planned_lower_steps(self) -> int:
+        """Lower steps, where the length is given in steps; else 0, for they depend on the rows."""
+        return self.length.count * self.plan.lower_steps if isinstance(self.length, Steps) else 0
 
-    def _updates_at(self, number: int) -> tuple[Level, ...]:
+    def updates_at(self, number: int) -> tuple[str, ...]:
+        """What moves in the step of this number, counted over the run."""
         return self.updates if number % self.outer_every == 0 else ("inner",)
 
-    def batches(self, state: RunState, context: Context) -> tuple[LowerBatches, UpperBatches]:
-        """Returns the batches of both levels, by the number of the step."""
-        pool, trusted = context.data[self.over], context.data[self.upper]
-        ids = state.sets.get(self.over, np.arange(len(pool)))
-        return (
-            LowerBatches(pool, ids, self.plan, 2 * context.seed, context.mesh),
-            UpperBatches(trusted, self.plan, 2 * context.seed + 1, context.mesh),
+    def batches(self, state: RunState, context: Context) -> tuple[Batches, Batches]:
+        """The batches of both levels, by the number of the step counted from where the cursors stand."""
+        over, upper = state.data[self.over], state.data[self.upper]
+        ids = None if self.rows is None else state.rows(self.rows, self.over)
+        plan = self.plan.for_model(context.model.packs)
+
+        def start(key: str) -> int:
+            return state.drawn.get(key, 0)
+
+        lower = lower_batches(
+            over,
+            ids,
+            plan,
+            context.seed,
+            context.layout,
+            start=start,
+            stream="lower" if "inner" in self.updates else "virtual",
+            by_passes=isinstance(self.length, Passes),
+            keep=context.kept.get,
+        )
+        return lower, upper_batches(
+            upper, plan, context.seed, context.layout, start=start, keep=context.kept.get
         )
 
-    def _begin(self, state: RunState, context: Context) -> SolverState:
-        continues = self.start == "continue" or state.position.steps > 0
-        if continues and state.solver is not None:
-            # The state is donated to the first step; callers keep theirs.
-            return jax.tree.map(jnp.copy, state.solver)
-        model = state.models["base" if self.start == "base" else "current"]
-        begun = self.solver.init(jax.random.fold_in(jax.random.key(context.seed), state.round), model)
-        return replicate(jax.tree.map(jnp.copy, begun), context.mesh)
+    def _steps(self, lower: Batches) -> int:
+        if isinstance(self.length, Steps):
+            return self.length.count
+        return ceil(self.length.count * lower.drawn.batches_a_pass / self.plan.lower_steps)
 
-    def _numbers(
-        self, solver: SolverState, reports: list[StepReport], upper_loss: float, rows: int
-    ) -> dict[str, Any]:
-        applied = [report for report in reports if report.finite] or reports
-        numbers: dict[str, Any] = {
-            "lower_loss": float(np.mean([report.lower.value for report in applied])),
-            "upper_loss": upper_loss,
-            "skipped_steps": int(solver.skipped),
-        }
-        if "outer" in self.updates:
-            seen = np.concatenate([report.row_weights[report.row_id >= 0] for report in reports])
-            # Of the rows seen since the last line, scaled to the pool: rows are drawn without replacement.
-            numbers["effective_sample_size"] = float(effective_sample_size(seen)) / seen.size * rows
-        numbers |= _diagnostics(reports, applied)
-        return numbers
+    def _taken(self, state: RunState, context: Context) -> tuple[SolverState, RunState]:
+        """The solver's state to begin with, and the run's without it: its arrays are donated to the first step.
 
+        Arrays that models share with it are copied; no others are, so that nothing stands in memory twice.
+        """
+        rest = {name: model for name, model in state.models.items() if name != "current"}
+        if self._continues(state):
+            self._check_solver(state)
+            solver = apart(state.solver, rest)
+        else:
+            kept = {**rest, self._begins_from: state.models[self._begins_from]}
+            free(state.solver, kept)  # before the new state takes memory
+            key = jax.random.fold_in(jax.random.key(context.seed), state.round)
+            begun = self.solver.init(key, kept[self._begins_from], state.data[self.over].sizes)
+            solver = context.layout.replicate(copied(begun))
+        return solver, replace(state, models=rest, solver=None, trained=Trained(self.solver, self.over))
 
-_WORST = {"residual": np.max, "curvature": np.min}
-"""Diagnostics of which the worst of several steps is kept; of the others it is the mean."""
+    def _continues(self, state: RunState) -> bool:
+        begun = state.solver is not None or state.trained is not None
+        return begun and (self.start == CONTINUE or state.position.steps > 0)
 
-
-def _diagnostics(reports: Sequence[StepReport], applied: Sequence[StepReport]) -> dict[str, float]:
-    """What estimators saw in the steps that moved the outer variables, named as in `Diagnostics`."""
-    numbers: dict[str, float] = {}
-    for field in fields(Diagnostics):
-        # Steps that were not applied are counted as such; their NaN would hide all others.
-        among = reports if field.name == "finite" else applied
-        seen = [report.diagnostics for report in among if report.diagnostics is not None]
-        values = [value for d in seen if (value := getattr(d, field.name)) is not None]
-        if values:
-            numbers[field.name] = float(_WORST.get(field.name, np.mean)(np.asarray(values, np.float64)))
-    return numbers
+    def _check_solver(self, state: RunState) -> None:
+        if state.trained is None or state.trained.solver is self.solver:
+            return
+        raise ValueError(
+            "Train(start='continue') goes on with the state of another solver: give both moves the same solver, or "
+            "begin anew from a model with start='current'"
+        )
 
 
 def _reached(
-    begun: RunState, solver: SolverState, taken: int, upper_loss: float | None, seen: Sequence[StepReport]
+    begun: RunState,
+    solver: SolverState,
+    taken: int,
+    lower_steps: int,
+    upper_loss: float | None,
+    seen: list[Any],
+    ended: tuple[Batches, ...] = (),
 ) -> RunState:
     """The state that a move continued from `begun` has reached when it has taken so many steps in all."""
+    more = taken - begun.position.steps
+    position: Position = begun.position._replace(steps=taken)
     return replace(
         begun,
         models={**begun.models, "current": solver.inner.inner},
         solver=solver,
-        step=begun.step + taken - begun.position.steps,
-        position=replace(begun.position, steps=taken),
+        # Cursors move when a move ends: in mid-move its steps say how far it is.
+        drawn={**begun.drawn, **{batches.key: batches.cursor(taken) for batches in ended}},
+        step=begun.step + more,
+        lower_steps=begun.lower_steps + more * lower_steps,
+        position=position,
         upper_loss=upper_loss,
-        unlogged=tuple(seen),
+        pending=tuple(seen),
     )
-
-
-def _stop_when_stuck(in_a_row: int, reports: list[StepReport], rows: Any, patience: int) -> None:
-    if in_a_row < patience:
-        return
-    bad = next(report for report in reversed(reports) if not report.finite)
-    assert bad.row_losses is not None  # a RowProblem's steps report them
-    ids, losses = np.ravel(bad.row_id), np.ravel(bad.row_losses.total)
-    guilty = ids[~np.isfinite(losses) & (ids >= 0)]
-    which = [rows[i].id for i in (guilty if guilty.size else ids[ids >= 0])]
-    what = (
-        "rows whose loss is not finite" if guilty.size else "rows of the last such batch, all of finite loss"
-    )
-    raise NonFiniteError(
-        f"{in_a_row} steps in a row gave a loss or gradient that is not finite and were not applied; {what}: "
-        f"{', '.join(which)}. Lower the learning rate, clip gradients, or look at these rows."
-    )
-
-
-@lru_cache(maxsize=16)
-def _compiled_step(solver: Solver) -> Any:
-    def step(
-        state: SolverState, lower_batches: Batch, upper_batches: Batch, updates: tuple[Level, ...]
-    ) -> tuple[SolverState, StepReport]:
-        state, report = solver.step(state, lower_batches, upper_batches, updates)
-        # A weak type is lost on disk: with one, a continued run would promote, and round, otherwise.
-        return jax.tree.map(_strongly_typed, state), report
-
-    return Compiled(step, donate_argnums=(0,))
-
-
-def _strongly_typed(array: jax.Array) -> jax.Array:
-    keys = jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
-    return array if keys else jax.lax.convert_element_type(array, array.dtype)
-
-
-@lru_cache(maxsize=16)
-def _compiled_upper(problem: RowProblem) -> Any:
-    return Compiled(lambda outer, inner, batch: problem.upper(outer, inner, batch).value)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import re
+
 import jax
 import numpy as np
 
-from bilevel.layout.devices import data_mesh
+from bilevel.layout import data_layout
 from bilevel.schedule import BatchPlan, packing_notice
-from bilevel.schedule.batches import LowerBatches, UpperBatches, first_rows, in_turn
+from bilevel.schedule.batches import first_rows, in_turn, lower_batches, upper_batches
 from tests.schedule.ragged import POOL, TEST, TRUSTED
 
 
 def test_batches_are_packed_in_every_place_and_keep_their_row_arrays() -> None:
-    mesh = data_mesh(jax.devices()[:2])
+    layout = data_layout(jax.devices()[:2])
     plan = BatchPlan(32, 32, accumulate=2, lower_steps=3, packing="on")
     sets = [
-        (LowerBatches(POOL, np.arange(80), plan, 0, mesh)(5), (3, 2), 16),
-        (UpperBatches(TRUSTED, plan, 1, mesh)(5), (2,), 16),
-        (first_rows(TRUSTED, 20, mesh, "on"), (), 20),
-        (next(in_turn(TEST, 16, mesh, "on"))[1], (), 16),
+        (lower_batches(POOL, None, plan, 0, layout).at(5), (3, 2), 16),
+        (upper_batches(TRUSTED, plan, 1, layout).at(5), (2,), 16),
+        (first_rows(TRUSTED, 20, layout, "on"), (), 20),
+        (next(in_turn(TEST, 16, layout, "on"))[1], (), 16),
     ]
     for batch, lead, size in sets:
         sequences = batch["tokens"].shape[-2]
@@ -30,27 +32,29 @@ def test_batches_are_packed_in_every_place_and_keep_their_row_arrays() -> None:
 
 
 def test_the_same_rows_stand_in_packed_and_padded_batches() -> None:
-    mesh = data_mesh(jax.devices()[:1])
+    layout = data_layout(jax.devices()[:1])
     plans = [BatchPlan(16, 16, accumulate=2, lower_steps=2, packing=packing) for packing in ("off", "on")]
-    padded, packed = (LowerBatches(POOL, np.arange(10, 80), plan, 3, mesh) for plan in plans)
+    padded, packed = (lower_batches(POOL, np.arange(10, 80), plan, 3, layout).at for plan in plans)
     for step in (0, 7):
         np.testing.assert_array_equal(padded(step)["row_id"], packed(step)["row_id"])
         assert padded(step)["tokens"].size > packed(step)["tokens"].size
 
 
 def test_upper_batches_can_stay_padded() -> None:
-    mesh = data_mesh(jax.devices()[:1])
+    layout = data_layout(jax.devices()[:1])
     plan = BatchPlan(16, 16, packing="on", upper_packing="off")
-    assert "token_row" in LowerBatches(POOL, np.arange(80), plan, 0, mesh)(0)
-    assert "token_row" not in UpperBatches(TRUSTED, plan, 0, mesh)(0)
-    notice = packing_notice(POOL, TRUSTED, plan, 0, mesh)
-    assert notice.startswith("packing: lower batches of 16 rows in ")
-    assert notice.endswith("of the tokens), upper batches padded")
-    assert packing_notice(POOL, TRUSTED, BatchPlan(16, 16), 0, mesh) == ""
+    assert "token_row" in lower_batches(POOL, None, plan, 0, layout).at(0)
+    assert "token_row" not in upper_batches(TRUSTED, plan, 0, layout).at(0)
+    notice = packing_notice(POOL, TRUSTED, plan, 0, layout)
+    assert re.fullmatch(
+        r"packing: lower batches of 16 rows in \d+( or \d+)? sequences \(\d+% of the tokens\), upper batches padded",
+        notice,
+    )
+    assert packing_notice(POOL, TRUSTED, BatchPlan(16, 16), 0, layout) == ""
 
 
 def test_a_run_sees_the_planned_sizes_alone() -> None:
-    mesh = data_mesh(jax.devices()[:1])
-    batches = LowerBatches(POOL, np.arange(80), BatchPlan(16, packing="auto"), 0, mesh)
-    assert {batches(step)["tokens"].shape[2] for step in range(200)} <= set(batches.rows.sizes)
-    assert len(batches.rows.sizes) <= 2
+    layout = data_layout(jax.devices()[:1])
+    batches = lower_batches(POOL, None, BatchPlan(16, packing="auto"), 0, layout)
+    assert {batches.at(step)["tokens"].shape[2] for step in range(200)} <= set(batches.rows.sequence_counts)
+    assert len(batches.rows.sequence_counts) <= 2

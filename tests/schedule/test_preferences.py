@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from bilevel.report.sections import read_sections, write_section
-from bilevel.schedule import RunState, run_schedule
-from bilevel.schedule.preferences import SECTION, TOKEN_SIGNALS, MeasurePreferences, MeasureTokens
-from tests.schedule.toy import context, encoded, parameters
+from bilevel.schedule import Round, Score, run_schedule
+from bilevel.schedule.preferences import SECTION, TOKEN_SIGNALS, MeasurePreferences, token_measure
+from tests.schedule.toy import context, encoded, start
 
 ROWS = 40
 
@@ -16,16 +16,14 @@ def measured(weights: dict[int, np.ndarray], tmp_path, alarm: float = 0.1):
     """The state, metrics, warnings and section after stages with these weights; losses fall by a row's position."""
     lines, warnings = [], []
     settings = context(
-        pool=encoded(ROWS, 0, faulty=10),
         log=lambda step, numbers: lines.append(numbers),
         show=lambda section: write_section(tmp_path, "dwm", section),
         warn=warnings.append,
     )
-    params = parameters()
-    state = RunState(models={"base": params, "current": params})
+    state = start(pool=encoded(ROWS, 0, faulty=10))
     position = np.arange(ROWS, dtype=np.float32)
     state = state.with_signal("loss_0", position + 50)
-    moves = [MeasureTokens()]
+    moves = [Score("", token_measure())]
     for stage, values in weights.items():
         state = state.with_signal(f"weight_{stage}", values).with_signal(
             f"loss_{stage}", 50 - stage * position
@@ -33,7 +31,7 @@ def measured(weights: dict[int, np.ndarray], tmp_path, alarm: float = 0.1):
         moves.append(
             MeasurePreferences(stage, f"weight_{stage}", f"loss_{stage}", f"loss_{stage - 1}", alarm=alarm)
         )
-    state = run_schedule((tuple(moves),), state, settings)
+    state = run_schedule((Round(tuple(moves)),), state, settings)
     return state, lines, warnings, read_sections(tmp_path)
 
 
