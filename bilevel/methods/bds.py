@@ -25,14 +25,21 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from bilevel.core import Batch, EstimatorSettings, Mean, RowLosses, RowProblem, make_solver
+from bilevel.core import ESTIMATORS, Batch, EstimatorSettings, Mean, RowLosses, RowProblem, make_solver
 from bilevel.core.estimators import Situation, unsound
+from bilevel.core.ranges import check_ranges
 from bilevel.core.solver import Solver
+from bilevel.methods.method import Checkable, Data, Method
 from bilevel.methods.training import TrainingSettings
-from bilevel.schedule import Move, Schedule, Score, Select, Train, Weigh
+from bilevel.model import Model, as_model
+from bilevel.objectives import mean_loss
+from bilevel.schedule import Choose, Move, Round, Score, Steps, Train, Weigh
+from bilevel.schedule import top_share as top_share_of
 from bilevel.weighting import entropy_penalty, exponentiated_gradient, row_logits, visited_sgd
 
 PENALTY_SINGLE = EstimatorSettings("penalty_single")
+_LEAST_SHARE = 1e-3
+"""Of the upper level, so that the weight of the lower one stays finite where it is checked."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,8 @@ class BDSSettings:
     keep_share: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, inside, allowed in (
+        check_ranges(
+            self,
             ("rate", self.rate > 0, "positive"),
             ("upper_share", 0 <= self.upper_share <= 1, "in [0, 1]"),
             ("upper_share_drop", 0 <= self.upper_share_drop <= 1, "in [0, 1]"),
@@ -74,9 +82,7 @@ class BDSSettings:
             ("entropy", self.entropy >= 0, "0 or more"),
             ("floor", 0 <= self.floor < 1, "in [0, 1)"),
             ("keep_share", 0 < self.keep_share <= 1, "in (0, 1]"),
-        ):
-            if not inside:
-                raise ValueError(f"{name} must be {allowed}, not {getattr(self, name)}")
+        )
         if self.weights == "sigmoid" and self.rule == "exponentiated":
             raise ValueError(
                 "the exponentiated rule moves softmax weights: take rule sgd with sigmoid weights"
@@ -84,60 +90,88 @@ class BDSSettings:
 
 
 def bds(
-    row_losses: Callable[[Any, Batch], RowLosses],
-    upper: Callable[[Any, Any, Batch], Mean],
-    pool_rows: int,
+    model: Any,
+    data: Data,
+    *,
     training: TrainingSettings,
-    settings: BDSSettings,
+    settings: BDSSettings = BDSSettings(),
+    upper: Callable[[Any, Any, Batch], Mean] | None = None,
     top_share: float = 0.5,
-    first_order: Callable[[Any, Batch], RowLosses] | None = None,
     hypergradient: EstimatorSettings = PENALTY_SINGLE,
-) -> tuple[RowProblem, Schedule]:
-    """Returns BDS as a problem and a schedule.
+) -> Method:
+    """BDS as a method.
 
     Warns where the estimator does not suit the settings: why, and what to take instead.
 
     Args:
-        row_losses: `(params, batch) -> RowLosses` on pool rows.
-        upper: `(outer, params, batch) -> Mean` on trusted rows.
-        pool_rows: rows of the pool, N.
+        model: a `Model`, or a language model of `models.load`.
+        data: `pool`, the rows to weigh, and `validation`, the trusted ones.
         training: how the lower level is trained.
         settings: what this method adds.
+        upper: `(outer, params, batch) -> Mean` on trusted rows; by default their mean loss.
         top_share: share of the pool that is selected at the end, in (0, 1].
-        first_order: `row_losses` by means that have values and gradients alone, see `RowProblem`.
         hypergradient: how it is estimated. The penalty forms take `upper_share` instead of its gamma; `gauss_newton`
-            needs row losses that are an `OutputLoss`.
+            needs a model that says what its outputs are.
 
     Returns:
-        The problem, and one round: losses at the start, training at frozen and then at moving weights, the weights,
+        The method, of one round: losses at the start, training at frozen and then at moving weights, the weights,
         losses at the end, and the set `selected`.
     """
-    weighting = row_logits(pool_rows, settings.weights, settings.floor, settings.keep_share)
-    ungated = row_logits(pool_rows, settings.weights, settings.floor)
-    penalise = entropy_penalty(settings.entropy, ungated) if settings.entropy > 0 else None
-    problem = RowProblem(row_losses, weighting, upper, penalise, first_order=first_order)
-    solver = _solver(problem, pool_rows, training, settings, hypergradient)
+    chosen, rows = as_model(model), len(data["pool"])
+    training = training.over(rows)
+    weighting = row_logits(settings.weights, settings.floor, settings.keep_share)
+    ungated = row_logits(settings.weights, settings.floor)
+    problem = RowProblem(
+        _differentiable(chosen, hypergradient),
+        weighting,
+        upper or mean_loss(chosen.first_order),
+        entropy_penalty(settings.entropy, ungated) if settings.entropy > 0 else None,
+        first_order=chosen.first_order,
+    )
+    solver = _solver(problem, rows, training, settings, hypergradient)
     plan = replace(training.plan, lower_steps=settings.lower_steps)
     steps = max(1, training.steps // settings.lower_steps)
     warmup = min(settings.outer_warmup, training.steps // 4) // settings.lower_steps
     moves: tuple[Move, ...] = (
         Score("loss_start"),
-        *((Train(problem, solver, warmup, plan, updates=("inner",)),) if warmup else ()),
-        Train(problem, solver, steps - warmup, plan),
+        *((Train(problem, solver, Steps(warmup), plan, updates=("inner",)),) if warmup else ()),
+        Train(problem, solver, Steps(steps - warmup), plan),
         Weigh(weighting),
         Score("loss_end"),
-        Select("weight", into="selected", share=top_share),
+        Choose(top_share_of("weight", top_share), into="selected", signals=("weight",)),
     )
-    return problem, (moves,)
+    share = upper_share(training, settings, rows)
+
+    def estimator(step: int) -> EstimatorSettings:
+        gamma = 1 / max(float(share(step)), _LEAST_SHARE) - 1
+        penalised = ESTIMATORS[hypergradient.name].family == "penalty"
+        return replace(hypergradient, gamma=max(gamma, _LEAST_SHARE)) if penalised else hypergradient
+
+    check = Checkable(estimator, training.optimizer(), settings.lower_steps)
+    return Method(problem, solver, (Round(moves),), check=check, name="bds")
+
+
+def _differentiable(model: Model, hypergradient: EstimatorSettings) -> Callable[[Any, Batch], RowLosses]:
+    """The row losses that estimators differentiate: with the model's outputs in sight where they ask for them."""
+    if hypergradient.curvature != "gauss_newton":
+        return model.row_losses
+    if model.output_losses is None:
+        raise ValueError(
+            "curvature gauss_newton needs a model that says what its outputs are: give logits, or row losses that are "
+            "an OutputLoss"
+        )
+    return model.output_losses
 
 
 def upper_share(
     training: TrainingSettings, settings: BDSSettings, pool_rows: int
 ) -> Callable[[Array | int], Array]:
-    """Returns lambda by solver step: it falls by `upper_share_drop` after every pass over the pool."""
+    """lambda by solver step: it falls by `upper_share_drop` after every pass over the pool."""
+    steps_a_pass = pool_rows / (settings.lower_steps * training.batch_rows)
 
     def share(step: Array | int) -> Array:
-        epoch = step * settings.lower_steps * training.batch_rows // pool_rows
+        # A count of rows would leave the integers of 32 bits after 2^31 visits.
+        epoch = jnp.floor(step / steps_a_pass)
         return jnp.clip(settings.upper_share - settings.upper_share_drop * epoch, 0.0, 1.0)
 
     return share
@@ -166,7 +200,7 @@ def _solver(
         problem,
         training.optimizer(),
         _outer_optimizer(settings),
-        upper_share(training, settings, pool_rows),
+        upper_share=upper_share(training, settings, pool_rows),
         # As in the authors' code: the logits also move while the share is 1.
         scale_outer=False,
     )

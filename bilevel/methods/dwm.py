@@ -20,7 +20,7 @@ model that was trained with its weights, by the chain rule through that update.
 
 What the readings leave open is a setting, its default the choice that reads most naturally unless measured otherwise:
 the network's form, the scope of the softmax, the uniform first stages, the number of hypergradient steps, whether the
-model keeps the steps that the network learns from (`lower_steps`), and how weights are shared out (`form`, `signal`).
+model keeps the steps that the network learns from (`model_steps`), and how weights are shared out (`form`, `signal`).
 """
 
 from __future__ import annotations
@@ -34,11 +34,25 @@ from typing import Any, Literal
 import jax
 import optax
 
-from bilevel.core import Batch, Mean, RowLosses, RowProblem, alternating, implicit, optimizer_aware, unroll
+from bilevel.core import (
+    Batch,
+    EstimatorSettings,
+    Mean,
+    RowProblem,
+    alternating,
+    implicit,
+    optimizer_aware,
+    unroll,
+)
+from bilevel.core.ranges import check_ranges
 from bilevel.core.solver import Solver
 from bilevel.errors import InputError
+from bilevel.methods.method import Checkable, Data, Method
 from bilevel.methods.training import TrainingSettings
-from bilevel.schedule import BatchPlan, Move, Schedule, Score, Select, Snapshot, Train, Weigh
+from bilevel.model import as_model, token_count
+from bilevel.objectives import mean_loss
+from bilevel.schedule import BatchPlan, Choose, Move, Round, Score, Steps, Train, Weigh
+from bilevel.schedule import top_share as top_share_of
 from bilevel.weighting import EncoderSettings
 from bilevel.weighting.network import Form, Scope, Signal
 from bilevel.weighting.network_description import NetworkDescription, Reads
@@ -57,7 +71,7 @@ class DWMSettings:
         stages: rounds of training; the model's steps are shared out evenly among them.
         warmup_stages: first rounds that train at uniform weights.
         hypergradient_steps: steps of the network at the start of each later stage; it is frozen for the stage's rest.
-        lower_steps: `virtual` steps of the model are put back after the network has learned from them; `committed` ones
+        model_steps: `virtual` steps of the model are put back after the network has learned from them; `committed` ones
             are kept and count as training, and a network that learns in all of a stage's steps is never frozen.
         every: solver steps for one step of the network where steps are committed.
         learning_rate: of the network (AdamW), which falls to 0 along a cosine over all of its steps.
@@ -77,7 +91,7 @@ class DWMSettings:
     stages: int = 5
     warmup_stages: int = 1
     hypergradient_steps: int = 100
-    lower_steps: Literal["virtual", "committed"] = "virtual"
+    model_steps: Literal["virtual", "committed"] = "virtual"
     every: int = 1
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
@@ -88,7 +102,8 @@ class DWMSettings:
     scope: Scope = "global"
 
     def __post_init__(self) -> None:
-        for name, inside, allowed in (
+        check_ranges(
+            self,
             ("stages", self.stages >= 1, "1 or more"),
             ("warmup_stages", 0 <= self.warmup_stages < self.stages, "from 0 to one less than stages"),
             ("hypergradient_steps", self.hypergradient_steps >= 1, "1 or more"),
@@ -98,46 +113,48 @@ class DWMSettings:
             ("weight_decay", self.weight_decay >= 0, "0 or more"),
             ("temperature", self.temperature > 0, "positive"),
             ("floor", 0 <= self.floor < 1, "in [0, 1)"),
-        ):
-            if not inside:
-                raise InputError(f"{name} must be {allowed}, not {getattr(self, name)}")
-        if self.every > 1 and self.lower_steps == "virtual":
-            raise InputError("every counts the model's own steps between those of the network: commit them")
+        )
+        if self.every > 1 and self.model_steps == "virtual":
+            raise ValueError("every counts the model's own steps between those of the network: commit them")
 
 
 def dwm(
-    row_losses: Callable[[Any, Batch], RowLosses],
-    upper: Callable[[Any, Any, Batch], Mean],
-    vocab_size: int,
+    model: Any,
+    data: Data,
+    *,
     training: TrainingSettings,
-    settings: DWMSettings,
+    settings: DWMSettings = DWMSettings(),
+    upper: Callable[[Any, Any, Batch], Mean] | None = None,
+    vocab_size: int | None = None,
     top_share: float = 0.5,
-    first_order: Callable[[Any, Batch], RowLosses] | None = None,
     devices: int = 1,
-) -> tuple[RowProblem, Schedule]:
-    """Returns DWM as a problem and a schedule.
+) -> Method:
+    """DWM as a method.
 
     Args:
-        row_losses: `(params, batch) -> RowLosses` on pool rows.
-        upper: `(outer, params, batch) -> Mean` on trusted rows.
-        vocab_size: of the tokenizer, for the network's embedding.
+        model: a `Model`, or a language model of `models.load`.
+        data: `pool`, the rows to weigh, and `validation`, the trusted ones.
         training: how the lower level is trained.
         settings: what this method adds.
+        upper: `(outer, params, batch) -> Mean` on trusted rows; by default their mean loss.
+        vocab_size: tokens that the network's embedding knows; by default those of the model's tokenizer.
         top_share: share of the pool that is selected at the end, in (0, 1].
-        first_order: `row_losses` by means that have values and gradients alone, see `RowProblem`.
         devices: that share a batch, for scope `device`.
 
     Returns:
-        The problem, and one round a stage: in a warm-up stage the model trains at uniform weights; in the others the
-        network takes its steps, the model trains with the network frozen, and `network_STAGE` keeps a copy of it.
-        The last round ends with the weights of all rows and the set `selected`.
+        The method, of one round a stage: in a warm-up stage the model trains at uniform weights; in the others the
+        network takes its steps, and the model trains with the network frozen. The last round ends with the weights of
+        all rows and the set `selected`.
 
     Raises:
         InputError: stages that are too short for the committed steps.
     """
-    made = describe(settings)
-    weighting = made.weighting(vocab_size, devices, settings.signal)
-    problem = RowProblem(row_losses, weighting, upper, first_order=first_order)
+    chosen = as_model(model)
+    training = training.over(len(data["pool"]))
+    made, words = describe(settings), vocab_size or token_count(chosen)
+    weighting = made.weighting(words, devices, settings.signal)
+    upper = upper or mean_loss(chosen.first_order)
+    problem = RowProblem(chosen.row_losses, weighting, upper, first_order=chosen.first_order)
     hypergradient = implicit(optimizer_aware()) if settings.hypergradient == "one_step" else unroll()
     solver = alternating(problem, training.optimizer(), _network_optimizer(settings), hypergradient)
     rounds = [
@@ -145,15 +162,24 @@ def dwm(
         for number, steps in enumerate(_stage_lengths(training.steps, settings.stages), start=1)
     ]
     # Rows that are scored alone share one batch of the whole pool; jointly scored ones are weighed in batches.
-    weigh = Weigh(weighting, as_one_batch=not made.scorer(vocab_size).joint)
-    select = Select("weight", into="selected", share=top_share)
+    weigh = Weigh(weighting, as_one_batch=not made.scorer(words).joint)
+    select = Choose(top_share_of("weight", top_share), into="selected", signals=("weight",))
     rounds[0] = (Score("loss_start"), *rounds[0])
     rounds[-1] = (*rounds[-1], weigh, Score("loss_end"), select)
-    return problem, tuple(rounds)
+    exact = problem._replace(weighting=made.weighting(words, devices, "exact"))
+    looked_through = settings.unroll_steps if settings.hypergradient == "unroll" else 1
+    check = Checkable(
+        lambda step: EstimatorSettings("unroll" if settings.hypergradient == "unroll" else "optimizer_aware"),
+        training.optimizer(),
+        looked_through,
+        exact,
+        _not_exact(settings.signal),
+    )
+    return Method(problem, solver, tuple(Round(moves) for moves in rounds), check=check, name="dwm")
 
 
 def describe(settings: DWMSettings) -> NetworkDescription:
-    """Returns the network that these settings make."""
+    """The network that these settings make."""
     return NetworkDescription(
         settings.network,
         settings.encoder,
@@ -171,7 +197,7 @@ def extra_steps(
     model_parameters: int,
     fused: bool = False,
 ) -> int:
-    """Returns how many plain training steps cost what DWM computes beyond the training steps of its model.
+    """How many plain training steps cost what DWM computes beyond the training steps of its model.
 
     In gradients of one lower batch, a forward pass being a third of one: a step of the network is the upper gradient
     (by its share of rows), one forward-mode pass (three thirds, or two where it shares the lower step's forward pass),
@@ -194,7 +220,7 @@ def extra_steps(
     scoring = (network + (reads_losses and micro_batches)) / 3
     shared = settings.hypergradient == "one_step" and not (micro_batches or fused)
     looked_through = settings.unroll_steps if settings.hypergradient == "unroll" else 1
-    virtual = looked_through if settings.lower_steps == "virtual" else 0
+    virtual = looked_through if settings.model_steps == "virtual" else 0
     passes = 3 * looked_through - 2 - shared / 3
     learning = training.upper_rows / training.batch_rows + passes + network + virtual
     learned = settings.hypergradient_steps * (settings.stages - settings.warmup_stages)
@@ -207,23 +233,23 @@ def _stage(
 ) -> tuple[Move, ...]:
     """The moves of one stage, which trains the model for `steps` steps."""
     if number <= settings.warmup_stages:
-        return (Train(problem, solver, steps, plan, updates=("inner",)),)
+        return (Train(problem, solver, Steps(steps), plan, updates=("inner",)),)
     looked_through = settings.unroll_steps if settings.hypergradient == "unroll" else 1
     learning = replace(plan, lower_steps=looked_through)
-    if settings.lower_steps == "virtual":
-        learn = Train(problem, solver, settings.hypergradient_steps, learning, updates=("outer",))
+    if settings.model_steps == "virtual":
+        learn = Train(problem, solver, Steps(settings.hypergradient_steps), learning, updates=("outer",))
         frozen = steps
     else:
         solver_steps = settings.hypergradient_steps * settings.every
-        learn = Train(problem, solver, solver_steps, learning, outer_every=settings.every)
+        learn = Train(problem, solver, Steps(solver_steps), learning, outer_every=settings.every)
         frozen = steps - solver_steps * looked_through
     if frozen < 0:
         raise InputError(
             f"hypergradient_steps {settings.hypergradient_steps} commit {steps - frozen} steps of the model, but stage "
             f"{number} of {settings.stages} trains for {steps}: lower them, or take fewer stages"
         )
-    train = (Train(problem, solver, frozen, plan, updates=("inner",)),) if frozen else ()
-    return learn, *train, Snapshot(into=f"network_{number}")
+    train = (Train(problem, solver, Steps(frozen), plan, updates=("inner",)),) if frozen else ()
+    return learn, *train
 
 
 def _stage_lengths(steps: int, stages: int) -> list[int]:
@@ -232,6 +258,15 @@ def _stage_lengths(steps: int, stages: int) -> list[int]:
         raise InputError(f"{steps} steps cannot be shared out among {stages} stages: take fewer stages")
     ends = [steps * number // stages for number in range(stages + 1)]
     return [end - start for start, end in pairwise(ends)]
+
+
+def _not_exact(signal: Signal) -> str:
+    if signal == "exact":
+        return ""
+    return (
+        f"the network learns from the signal {signal}, which is no gradient of the trusted loss; the derivative that "
+        "the signal is made of is checked"
+    )
 
 
 def _network_optimizer(settings: DWMSettings) -> optax.GradientTransformation:

@@ -9,8 +9,10 @@ from typing import Any
 from bilevel.core import RowProblem, population
 from bilevel.data import Tokenizer
 from bilevel.errors import InputError
-from bilevel.schedule import Move, Schedule, Score, Train, Weigh
-from bilevel.schedule.preferences import MeasurePreferences, MeasureTokens
+from bilevel.methods.method import Method
+from bilevel.model import vocabulary_of
+from bilevel.schedule import Move, Round, Score, Train, Weigh
+from bilevel.schedule.preferences import MeasurePreferences, token_measure
 from bilevel.schedule.snapshots import WriteSnapshot
 from bilevel.storage.snapshots import SnapshotInfo, tokenizer_fingerprint
 from bilevel.weighting.network_description import NetworkDescription
@@ -37,22 +39,19 @@ class Origin:
     trained_on: Mapping[str, Any] = field(default_factory=dict)
 
 
-def watched(
-    problem: RowProblem, schedule: Schedule, origin: Origin, warmup_stages: int = 0, alarm: float = 0.1
-) -> Schedule:
-    """Returns a schedule of stages that ends each of them with a snapshot and a look at what the weights prefer.
+def watched(method: Method, origin: Origin, warmup_stages: int = 0, alarm: float = 0.1) -> Method:
+    """The method with stages that each end with a snapshot and a look at what the weights prefer.
 
     Every stage keeps the losses of all rows (`loss_1`, `loss_2`, ...) and from the first weighted one on their weights
     (`weight_2`, ...), as columns of the run's table of rows.
 
     Args:
-        problem: the problem that the schedule's solver was made for, its weighting that of the network.
-        schedule: one round a stage.
+        method: of one round a stage, its problem's weighting that of the network.
         origin: what the snapshots say of themselves.
         warmup_stages: first stages, whose weights are uniform and prefer nothing.
         alarm: effective sample size, as a share of the rows, below which weights count as collapsed.
     """
-    vocab_size = max(origin.tokenizer.get_vocab().values()) + 1
+    vocab_size = vocabulary_of(origin.tokenizer)
     alone = not origin.network.scorer(vocab_size).joint
     info = SnapshotInfo(
         origin.network,
@@ -61,40 +60,39 @@ def watched(
         origin.template,
         origin.max_length,
         origin.batch_rows,
-        stages=len(schedule),
+        stages=len(method.schedule),
         warmup_stages=warmup_stages,
         trained_on=origin.trained_on,
     )
+    assert isinstance(method.problem, RowProblem)  # it weighs rows
     rounds: list[tuple[Move, ...]] = []
-    for stage, moves in enumerate(schedule, start=1):
+    for stage, each in enumerate(method.schedule, start=1):
         loss, weight = f"loss_{stage}", f"weight_{stage}"
         ends: list[Move] = [WriteSnapshot(replace(info, stage=stage), origin.tokenizer), Score(loss)]
         if stage > warmup_stages:
-            ends.append(Weigh(problem.weighting, into=weight, as_one_batch=alone))
+            ends.append(Weigh(method.problem.weighting, into=weight, as_one_batch=alone))
             ends.append(MeasurePreferences(stage, weight, loss, f"loss_{stage - 1}", alarm=alarm))
-        rounds.append((*moves, *ends))
-    rounds[0] = (MeasureTokens(), Score("loss_0"), *rounds[0])
-    return tuple(rounds)
+        rounds.append((*each.moves, *ends))
+    rounds[0] = (Score("", token_measure()), Score("loss_0"), *rounds[0])
+    return replace(method, schedule=tuple(Round(moves) for moves in rounds))
 
 
-def taught_by_population(schedule: Schedule, members: int, reset_every: int = 0) -> Schedule:
-    """Returns a schedule whose network learns from several inner models at once, as DataRater's does.
+def taught_by_population(method: Method, members: int, reset_every: int = 0) -> Method:
+    """The method with a network that learns from several inner models at once, as DataRater's does.
 
-    The moves that train the network alone take a `population` of their solver, each member with its own lower
+    The moves that train the network alone take a `population` of the solver, each member with its own lower
     batches; the moves that train the model go on as they are, beside it.
 
     Args:
-        schedule: rounds whose `Train` moves share one solver.
+        method: whose `Train` moves share its solver.
         members: inner models.
         reset_every: steps of the network after which a member begins anew, one member after another; 0 for never.
 
     Raises:
         InputError: a move trains model and network in the same steps, or a number is out of range.
     """
-    solvers = {id(m.solver): m.solver for moves in schedule for m in moves if isinstance(m, Train)}
-    (solver,) = solvers.values()
     try:
-        taught = population(solver, members, reset_every)
+        taught = population(method.solver, members, reset_every)
     except ValueError as error:
         raise InputError(str(error)) from error
 
@@ -106,10 +104,11 @@ def taught_by_population(schedule: Schedule, members: int, reset_every: int = 0)
         if "inner" in move.updates:
             raise InputError(
                 "a population trains its own models: the network's steps must be virtual for the run's model; add "
-                "--dwm.lower-steps virtual"
+                "--dwm.model-steps virtual"
             )
         return replace(
             move, solver=taught, plan=replace(move.plan, lower_steps=members * move.plan.lower_steps)
         )
 
-    return tuple(tuple(changed(move) for move in moves) for moves in schedule)
+    rounds = tuple(Round(tuple(map(changed, each.moves)), each.skip_when) for each in method.schedule)
+    return replace(method, solver=taught, schedule=rounds)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import optax
 
+from bilevel.core.ranges import check_ranges
 from bilevel.data import Packing
 from bilevel.schedule.batches import BatchPlan
 
@@ -49,18 +50,20 @@ class TrainingSettings:
     beta2: float = 0.95
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, not {self.steps}")
-        if self.epochs is not None and self.epochs <= 0:
-            raise ValueError(f"epochs must be positive, not {self.epochs}")
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
-        if not 0 <= self.warmup_share < 1:
-            raise ValueError(f"warmup_share must be in [0, 1), not {self.warmup_share}")
+        check_ranges(
+            self,
+            ("steps", self.steps >= 1, "1 or more"),
+            ("epochs", self.epochs is None or self.epochs > 0, "positive"),
+            ("learning_rate", self.learning_rate > 0, "positive"),
+            ("warmup_share", 0 <= self.warmup_share < 1, "in [0, 1)"),
+            ("final_share", 0 <= self.final_share <= 1, "in [0, 1]"),
+            ("clip", self.clip >= 0, "0 or more"),
+            ("weight_decay", self.weight_decay >= 0, "0 or more"),
+        )
         self.plan  # noqa: B018  (checks that the batches can be cut)
 
     def over(self, rows: int) -> TrainingSettings:
-        """Returns the same settings with epochs over so many rows turned into steps."""
+        """The same settings with epochs over so many rows turned into steps."""
         if self.epochs is None:
             return self
         return replace(self, steps=max(1, math.ceil(self.epochs * rows / self.batch_rows)), epochs=None)
@@ -77,7 +80,7 @@ class TrainingSettings:
         )
 
     def optimizer(self) -> optax.GradientTransformation:
-        """Returns clipping, AdamW, linear warm-up and cosine decay, as one chain with a derivative."""
+        """Clipping, AdamW, linear warm-up and cosine decay, as one chain with a derivative."""
         warmup = round(self.warmup_share * self.steps)
         rate = optax.warmup_cosine_decay_schedule(
             init_value=self.learning_rate / (warmup + 1),

@@ -15,42 +15,50 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from bilevel.core import Batch, Mean, RowLosses, RowProblem, alternating, identity, implicit
+from bilevel.core import Batch, Mean, RowProblem, frozen
 from bilevel.core.tree import PyTree
 from bilevel.errors import InputError
+from bilevel.methods.method import Data, Method
 from bilevel.methods.training import TrainingSettings
-from bilevel.schedule import Move, Schedule, Score, Select, Train, Weigh
+from bilevel.model import as_model
+from bilevel.objectives import mean_loss
+from bilevel.schedule import Choose, Move, Round, Score, Steps, Train, Weigh
+from bilevel.schedule import top_share as top_share_of
 from bilevel.schedule.snapshots import Adopt
 from bilevel.storage.snapshots import Snapshot
 
 
 def transferred(
-    row_losses: Callable[[Any, Batch], RowLosses],
-    upper: Callable[[Any, Any, Batch], Mean],
+    model: Any,
+    data: Data,
+    *,
     snapshots: Sequence[Snapshot],
     training: TrainingSettings,
+    upper: Callable[[Any, Any, Batch], Mean] | None = None,
     top_share: float = 0.5,
     devices: int = 1,
-) -> tuple[RowProblem, Schedule]:
-    """Returns training at the weights of frozen networks as a problem and a schedule.
+) -> Method:
+    """Training at the weights of frozen networks as a method.
 
     Args:
-        row_losses: `(params, batch) -> RowLosses` on pool rows.
-        upper: `(outer, params, batch) -> Mean` on trusted rows; only monitored here.
+        model: a `Model`, or a language model of `models.load`.
+        data: `pool`, the rows to weigh, and `validation`, trusted ones.
         snapshots: of one network, in the order in which they take over, each for an equal share of the steps.
         training: how the model is trained.
+        upper: `(outer, params, batch) -> Mean` on trusted rows, which is only watched; by default their mean loss.
         top_share: share of the pool that the run selects at its end.
         devices: that share a batch, for a network of scope `device`.
 
     Returns:
-        The problem, and one round a snapshot, with one of uniform steps before a single one; the last ends with the
+        The method, of one round a snapshot, with one of uniform steps before a single one; the last ends with the
         weights of all rows by the last snapshot and the set `selected`.
 
     Raises:
         InputError: there are fewer steps than snapshots.
     """
+    chosen = as_model(model)
+    training = training.over(len(data["pool"]))
     if training.steps < len(snapshots):
         raise InputError(
             f"{training.steps} steps cannot be shared out among {len(snapshots)} snapshots: take more steps, or the "
@@ -62,21 +70,21 @@ def transferred(
     begun = weighting
     if parts[0].parameters is not None:
         first = jax.tree.map(jnp.asarray, parts[0].parameters)
-        begun = weighting._replace(init=lambda key: (first, ()))
-    problem = RowProblem(row_losses, begun, upper)
-    solver = alternating(problem, training.optimizer(), optax.identity(), implicit(identity(1.0)))
+        begun = weighting._replace(init=lambda key, sizes: (first, ()))
+    problem = RowProblem(chosen.first_order, begun, upper or mean_loss(chosen.first_order))
+    solver = frozen(problem, training.optimizer())
     rounds: list[tuple[Move, ...]] = []
     for number, part in enumerate(parts):
-        train = Train(problem, solver, part.steps, training.plan, updates=("inner",))
+        train = Train(problem, solver, Steps(part.steps), training.plan, updates=("inner",))
         rounds.append((Adopt(part.parameters), train) if number else (Score("loss_start"), train))
     joint = info.network.scorer(info.vocab_size).joint
     rounds[-1] = (
         *rounds[-1],
         Weigh(weighting, as_one_batch=not joint),
         Score("loss_end"),
-        Select("weight", into="selected", share=top_share),
+        Choose(top_share_of("weight", top_share), into="selected", signals=("weight",)),
     )
-    return problem, tuple(rounds)
+    return Method(problem, solver, tuple(Round(moves) for moves in rounds), name="transferred")
 
 
 class _Part(NamedTuple):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import optax
 import pytest
@@ -9,19 +11,21 @@ import pytest
 from bilevel.core import EstimatorSettings
 from bilevel.methods import TrainingSettings, bds, clean_only, direct_mixing, uniform_tuning, validation_only
 from bilevel.methods.bds import BDSSettings
-from bilevel.objectives import mean_loss
-from bilevel.schedule import Evaluate, RunState, run_schedule
+from bilevel.schedule import run_schedule
 from bilevel.weighting import separation_auc
-from tests.schedule.toy import context, parameters, row_losses
+from tests.schedule.toy import MODEL, context, data, start
 
-UPPER = mean_loss(row_losses)
 TRAINING = TrainingSettings(steps=150, batch_rows=16, upper_rows=16, learning_rate=0.05)
 FAULTY = np.arange(60) < 24
 
 
-def outcome(schedule):
-    state = RunState(models={"base": parameters(), "current": parameters()})
-    return run_schedule((*schedule, (Evaluate("test"),)), state, context())
+def outcome(method):
+    return run_schedule(method.evaluated().schedule, start(), context())
+
+
+@functools.cache
+def uniform():
+    return outcome(uniform_tuning(MODEL, data(), training=TRAINING))
 
 
 @pytest.mark.filterwarnings("ignore:identity differentiates a gradient step")
@@ -44,13 +48,13 @@ def outcome(schedule):
 )
 def test_faulty_rows_lose_their_weight(name, options):
     settings = BDSSettings(**({"rate": 0.3, "entropy": 0.0, "outer_warmup": 20} | options))
-    _, schedule = bds(row_losses, UPPER, 60, TRAINING, settings, hypergradient=EstimatorSettings(name))
-    state = outcome(schedule)
-    weights = state.signals["weight"].values
+    found = bds(MODEL, data(), training=TRAINING, settings=settings, hypergradient=EstimatorSettings(name))
+    state = outcome(found)
+    weights = state.column("weight")
     assert separation_auc(weights[FAULTY], weights[~FAULTY]) > 0.97
     assert set(state.signals) == {"loss_start", "loss_end", "weight"}
-    assert len(state.sets["selected"]) == 30
-    assert np.mean(FAULTY[state.sets["selected"]]) < 0.1
+    assert len(state.rows("selected")) == 30
+    assert np.mean(FAULTY[state.rows("selected")]) < 0.1
     if options.get("floor"):
         assert weights.min() >= options["floor"]
     if options.get("keep_share"):
@@ -73,7 +77,13 @@ def test_faulty_rows_lose_their_weight(name, options):
 )
 def test_combinations_that_mislead_warn_in_one_line(hypergradient, options, said):
     with pytest.warns(UserWarning, match=said) as caught:
-        bds(row_losses, UPPER, 60, TRAINING, BDSSettings(**options), hypergradient=hypergradient)
+        bds(
+            MODEL,
+            data(),
+            training=TRAINING,
+            settings=BDSSettings(**options),
+            hypergradient=hypergradient,
+        )
     assert len(caught) == 1
     assert "\n" not in str(caught[0].message)
 
@@ -81,43 +91,42 @@ def test_combinations_that_mislead_warn_in_one_line(hypergradient, options, said
 def test_lower_steps_take_the_same_optimizer_steps_with_fewer_moves_of_the_weights():
     training = TrainingSettings(steps=30, batch_rows=16, upper_rows=16, learning_rate=0.05)
     settings = BDSSettings(outer_warmup=6, lower_steps=3)
-    state = outcome(bds(row_losses, UPPER, 60, training, settings)[1])
+    state = outcome(bds(MODEL, data(), training=training, settings=settings))
     assert int(state.solver.step) == 10
     assert int(optax.tree.get(state.solver.inner.optimizer, "ScaleByAdamState").count) == 30
 
 
 def test_the_oracle_beats_uniform_and_only_trusted_rows_move_nothing_of_the_pool():
-    uniform = outcome(uniform_tuning(row_losses, UPPER, TRAINING)[1])
-    oracle = outcome(clean_only(row_losses, UPPER, TRAINING, FAULTY)[1])
-    trusted = outcome(validation_only(row_losses, UPPER, TRAINING)[1])
-    mixed = outcome(direct_mixing(row_losses, UPPER, TRAINING, 0.5)[1])
-    assert oracle.results["test"]["loss"] < mixed.results["test"]["loss"] < uniform.results["test"]["loss"]
-    np.testing.assert_allclose(oracle.signals["weight"].values, np.where(FAULTY, 0.0, 60 / 36), rtol=1e-6)
+    oracle = outcome(clean_only(MODEL, data(), training=TRAINING, faulty=FAULTY))
+    trusted = outcome(validation_only(MODEL, data(), training=TRAINING))
+    mixed = outcome(direct_mixing(MODEL, data(), training=TRAINING, upper_share=0.5))
+    assert oracle.results["test"]["loss"] < mixed.results["test"]["loss"] < uniform().results["test"]["loss"]
+    np.testing.assert_allclose(oracle.column("weight"), np.where(FAULTY, 0.0, 60 / 36), rtol=1e-6)
     assert "weight" not in trusted.signals
 
 
 def test_direct_mixing_at_share_one_is_training_on_trusted_rows_alone():
-    mixed = outcome(direct_mixing(row_losses, UPPER, TRAINING, 1.0)[1])
-    uniform = outcome(direct_mixing(row_losses, UPPER, TRAINING, 0.0)[1])
-    plain = outcome(uniform_tuning(row_losses, UPPER, TRAINING)[1])
+    mixed = outcome(direct_mixing(MODEL, data(), training=TRAINING, upper_share=1.0))
+    unmixed = outcome(direct_mixing(MODEL, data(), training=TRAINING, upper_share=0.0))
+    plain = uniform()
     np.testing.assert_allclose(
-        uniform.models["current"]["table"], plain.models["current"]["table"], rtol=1e-4, atol=1e-5
+        unmixed.models["current"]["table"], plain.models["current"]["table"], rtol=1e-4, atol=1e-5
     )
     assert mixed.results["test"]["loss"] < plain.results["test"]["loss"]
 
 
 def test_the_weights_move_in_a_run_that_is_shorter_than_the_warm_up():
     training = TrainingSettings(steps=12, batch_rows=16, upper_rows=16, learning_rate=0.05)
-    state = outcome(bds(row_losses, UPPER, 60, training, BDSSettings(outer_warmup=500))[1])
+    state = outcome(bds(MODEL, data(), training=training, settings=BDSSettings(outer_warmup=500)))
     assert int(state.solver.step) == 12
-    assert np.mean(state.signals["weight"].values != 1.0) > 0.9
+    assert np.mean(state.column("weight") != 1.0) > 0.9
 
 
 def test_adam_on_softmax_logits_warns_and_still_runs():
     settings = BDSSettings(rule="adam", rate=0.05, outer_warmup=0)
     with pytest.warns(UserWarning, match="how often"):
-        _, schedule = bds(row_losses, UPPER, 60, TRAINING, settings)
-    outcome(schedule)
+        found = bds(MODEL, data(), training=TRAINING, settings=settings)
+    outcome(found)
 
 
 @pytest.mark.parametrize(

@@ -13,18 +13,18 @@ from bilevel.core import RowLosses, alternating, implicit, optimizer_aware
 from bilevel.core.problem import RowProblem
 from bilevel.data import EncodedRows, Row, train_tokenizer
 from bilevel.errors import InputError
-from bilevel.layout.devices import data_mesh
-from bilevel.methods import TrainingSettings
+from bilevel.layout import data_layout
+from bilevel.methods import Method, TrainingSettings, transferred
 from bilevel.methods.stages import Origin, taught_by_population, watched
-from bilevel.methods.transfer import transferred
+from bilevel.model import Model
 from bilevel.objectives import mean_loss
 from bilevel.report.sections import read_sections, write_section
-from bilevel.schedule import Context, RunState, Train, run_schedule
+from bilevel.schedule import Context, Round, RunState, Steps, Train, moves_of, run_schedule
+from bilevel.schedule.context import Kept
 from bilevel.storage.snapshots import read_snapshots
 from bilevel.weighting import EncoderSettings
 from bilevel.weighting.network_description import NetworkDescription
 from bilevel.weighting.statistics import separation_auc
-from tests.schedule.toy import Silent
 
 TRAINING = TrainingSettings(steps=24, batch_rows=16, upper_rows=16, learning_rate=3e-2)
 NETWORK = NetworkDescription(encoder=EncoderSettings(8, 1, 2, 8))
@@ -46,7 +46,7 @@ def rows(name: str, seed: int, count: int, faulty: bool = True) -> EncodedRows:
     return EncodedRows(tuple(named), tokens, np.ones_like(tokens), mask)
 
 
-def model(width: int) -> dict:
+def parameters(width: int) -> dict:
     """A model that reads a row's first token."""
     first, second = jax.random.split(jax.random.key(0))
     return {
@@ -62,38 +62,37 @@ def row_losses(params: dict, batch: dict) -> RowLosses:
     return RowLosses(jnp.where(count > 0, loss, 0.0), count)
 
 
-def context(tmp_path=None, pool=None) -> Context:
-    data = {"pool": pool or rows("a", 0, 48), "validation": rows("v", 1, 32, faulty=False)}
+MODEL = Model(row_losses)
+KEPT = Kept()
 
+
+def data(pool=None) -> dict:
+    return {"pool": pool or rows("a", 0, 48), "validation": rows("v", 1, 32, faulty=False)}
+
+
+def context(tmp_path=None) -> Context:
     def show(section):
         if tmp_path is not None:
             write_section(tmp_path, "dwm", section)
 
-    return Context(
-        data,
-        row_losses,
-        lambda params, batch: (row_losses(params, batch), batch["row_id"] >= 0),
-        data_mesh(jax.devices()[:1]),
-        0,
-        lambda step, numbers: None,
-        lambda steps: Silent(),
-        show=show,
-        folder=tmp_path,
-        evaluation_rows=16,
-    )
+    layout = data_layout(jax.devices()[:1])
+    return Context(MODEL, layout, show=show, folder=tmp_path, evaluation_rows=16, kept=KEPT)
 
 
-def begin(width: int) -> RunState:
-    params = model(width)
-    return RunState(models={"base": params, "current": params})
+def begin(width: int, pool=None) -> RunState:
+    params = parameters(width)
+    return RunState(models={"base": params, "current": params}, data=data(pool))
 
 
-def in_stages(stages: int = 3, network_steps: int = 20):
-    problem = RowProblem(row_losses, NETWORK.weighting(VOCABULARY), mean_loss(row_losses))
-    solver = alternating(problem, TRAINING.optimizer(), optax.adam(2e-2), implicit(optimizer_aware()))
-    learn = Train(problem, solver, network_steps, TRAINING.plan, updates=("outer",))
-    train = Train(problem, solver, TRAINING.steps // stages, TRAINING.plan, updates=("inner",))
-    return problem, ((train,), *((learn, train) for _ in range(stages - 1)))
+PROBLEM = RowProblem(row_losses, NETWORK.weighting(VOCABULARY), mean_loss(row_losses))
+SOLVER = alternating(PROBLEM, TRAINING.optimizer(), optax.adam(2e-2), implicit(optimizer_aware()))
+
+
+def in_stages(stages: int = 3, network_steps: int = 20) -> Method:
+    learn = Train(PROBLEM, SOLVER, Steps(network_steps), TRAINING.plan, updates=("outer",))
+    train = Train(PROBLEM, SOLVER, Steps(TRAINING.steps // stages), TRAINING.plan, updates=("inner",))
+    schedule = (Round((train,)), *(Round((learn, train)) for _ in range(stages - 1)))
+    return Method(PROBLEM, SOLVER, schedule)
 
 
 ORIGIN = Origin(NETWORK, TOKENIZER, "plain", 8, 16, {"seed": 0})
@@ -103,8 +102,8 @@ ORIGIN = Origin(NETWORK, TOKENIZER, "plain", 8, 16, {"seed": 0})
 def trained(tmp_path_factory):
     """A tiny run in three stages, the first of them uniform."""
     folder = tmp_path_factory.mktemp("run")
-    problem, schedule = in_stages()
-    state = run_schedule(watched(problem, schedule, ORIGIN, warmup_stages=1), begin(8), context(folder))
+    method = watched(in_stages(), ORIGIN, warmup_stages=1)
+    state = run_schedule(method.schedule, begin(8), context(folder))
     return folder, state
 
 
@@ -129,9 +128,9 @@ def test_a_snapshot_weights_a_model_twice_as_wide_on_rows_it_never_saw(trained):
     folder, _ = trained
     pool = rows("b", 7, 40)
     last = read_snapshots(folder / "last")
-    _, schedule = transferred(row_losses, mean_loss(row_losses), last, TRAINING, top_share=0.5)
-    state = run_schedule(schedule, begin(16), context(pool=pool))
-    weights = state.signals["weight"].values
+    method = transferred(MODEL, data(pool), snapshots=last, training=TRAINING, top_share=0.5)
+    state = run_schedule(method.schedule, begin(16, pool), context())
+    weights = state.column("weight")
     faulty = np.array([bool(row.label("fault")) for row in pool.rows])
     assert separation_auc(weights[faulty], weights[~faulty]) > 0.9
     assert np.mean(weights) == pytest.approx(1.0, rel=1e-5)
@@ -139,56 +138,54 @@ def test_a_snapshot_weights_a_model_twice_as_wide_on_rows_it_never_saw(trained):
     chex.assert_trees_all_equal(jax.device_get(state.solver.outer.inner), last[0].parameters)
     assert jax.tree.leaves(state.solver.outer.optimizer) == []
     assert state.step == TRAINING.steps
-    losses = [state.signals[name].values[~faulty].mean() for name in ("loss_start", "loss_end")]
+    losses = [state.column(name)[~faulty].mean() for name in ("loss_start", "loss_end")]
     assert losses[1] < losses[0]
 
 
 def test_a_single_snapshot_waits_for_the_uniform_steps_that_its_run_began_with(trained):
     folder, _ = trained
     last = read_snapshots(folder / "last")
-    _, schedule = transferred(row_losses, mean_loss(row_losses), last, TRAINING)
-    trains = [move for moves in schedule for move in moves if isinstance(move, Train)]
-    assert [move.steps for move in trains] == [8, 16]
-    state = run_schedule((schedule[0],), begin(8), context())
+    schedule = transferred(MODEL, data(), snapshots=last, training=TRAINING).schedule
+    assert [move.length for move in moves_of(schedule) if isinstance(move, Train)] == [Steps(8), Steps(16)]
+    state = run_schedule(schedule[:1], begin(8), context())
     assert not np.any(state.solver.outer.inner["head"]["kernel"])
 
 
 def test_stages_take_over_by_share_of_the_steps(trained):
     folder, _ = trained
     snapshots = read_snapshots(folder)
-    _, schedule = transferred(row_losses, mean_loss(row_losses), snapshots, TRAINING)
-    trains = [move for moves in schedule for move in moves if isinstance(move, Train)]
-    assert [move.steps for move in trains] == [8, 8, 8]
+    schedule = transferred(MODEL, data(), snapshots=snapshots, training=TRAINING).schedule
+    trains = [move for move in moves_of(schedule) if isinstance(move, Train)]
+    assert [move.length for move in trains] == 3 * [Steps(8)]
     assert {move.updates for move in trains} == {("inner",)}
     assert len({id(move.solver) for move in trains}) == 1
     state, seen = begin(8), []
-    for moves in schedule:
-        state = run_schedule((moves,), state, context())
+    for each in schedule:
+        state = run_schedule((each,), state, context())
         seen.append(jax.device_get(state.solver.outer.inner))
     for found, snapshot in zip(seen, snapshots, strict=True):
         chex.assert_trees_all_equal(found, snapshot.parameters)
     with pytest.raises(InputError, match="2 steps cannot be shared out among 3 snapshots"):
-        transferred(row_losses, mean_loss(row_losses), snapshots, TrainingSettings(steps=2))
+        transferred(MODEL, data(), snapshots=snapshots, training=TrainingSettings(steps=2))
 
 
 def test_a_population_teaches_the_network_beside_the_model():
-    _, schedule = in_stages(stages=2, network_steps=4)
-    taught = taught_by_population(schedule, members=2, reset_every=2)
-    state = run_schedule(taught, begin(8), context())
+    method = in_stages(stages=2, network_steps=4)
+    taught = taught_by_population(method, members=2, reset_every=2)
+    assert taught.solver is not method.solver
+    state = run_schedule(taught.schedule, begin(8), context())
     members = state.solver.extra.members
     assert members.outer.optimizer[0].count.tolist() == [4, 4]
     # The model took its own steps at the network's weights, and none of the population's.
     assert state.step == TRAINING.steps + 4
-    alone = run_schedule(schedule[:1], begin(8), context())
-    beside = run_schedule(taught[:1], begin(8), context())
+    alone = run_schedule(method.schedule[:1], begin(8), context())
+    beside = run_schedule(taught.schedule[:1], begin(8), context())
     chex.assert_trees_all_equal(alone.solver.inner, beside.solver.inner)
     assert float(jnp.abs(state.solver.outer.inner["head"]["kernel"]).max()) > 0
 
 
 def test_a_population_needs_steps_of_the_network_alone():
-    problem, _ = in_stages()
-    solver = alternating(problem, TRAINING.optimizer(), optax.adam(1e-2), implicit(optimizer_aware()))
-    committed = ((Train(problem, solver, 4, TRAINING.plan),),)
+    committed = Method(PROBLEM, SOLVER, (Round((Train(PROBLEM, SOLVER, Steps(4), TRAINING.plan),)),))
     with pytest.raises(InputError, match="must be virtual"):
         taught_by_population(committed, 2)
     with pytest.raises(InputError, match="at least one member"):
