@@ -19,9 +19,12 @@ from pathlib import Path
 from bilevel.core import ESTIMATORS, EstimatorSettings, check_hypergradient
 from bilevel.core.reference import Reference
 from bilevel.errors import InputError
+from bilevel.objectives.user import named_function
 from bilevel.runs.compilation_cache import enable_compilation_cache
 from bilevel.runs.config_file import EXPERIMENT_KEY, FILE, read_raw_config
-from bilevel.schedule.checking import CheckableRun
+from bilevel.runs.job import Job
+from bilevel.runs.run_record import has_begun
+from bilevel.runs.standing import standing
 
 _FAR = 10
 """Steps over which looking one step ahead shows."""
@@ -44,7 +47,9 @@ def _check(options: argparse.Namespace) -> None:
     unknown = [name for name in options.hypergradient if name not in ESTIMATORS]
     if unknown:
         raise InputError(f"--hypergradient {unknown[0]}: choose among {', '.join(ESTIMATORS)}")
-    run = _load(options.folder)
+    run = standing(options.folder, _load(options.folder, options.made_by))
+    if run.note:
+        print(f"note: {run.note}", file=sys.stderr)
     print(f"{options.folder}, after step {run.step}", flush=True)
     horizons = options.horizon or list(dict.fromkeys((run.lower_steps, _FAR)))
     references: dict[int, Reference] = {}
@@ -70,11 +75,23 @@ def _check(options: argparse.Namespace) -> None:
             print(found, flush=True)
 
 
-def _load(folder: Path) -> CheckableRun:
-    """Asks the experiment that made a run for its problem and its state.
+def _load(folder: Path, made_by: str | None) -> Job:
+    """The job of a run: from the experiment that its configuration names, or from a function of its maker's.
 
-    The library does not depend on experiments: the run's own configuration names the one that it needs.
+    The library does not depend on experiments: the run's own folder names the one that it needs.
     """
+    if made_by is not None:
+        made = named_function(made_by, "--made-by")()
+        if not isinstance(made, Job):
+            raise InputError(
+                f"--made-by {made_by}: returned {type(made).__name__}, not what bilevel.job(...) makes"
+            )
+        return made
+    if not (folder / FILE).exists() and has_begun(folder):
+        raise InputError(
+            f"{folder}: was made by bilevel.run in a program of its own: name a function that returns the same "
+            "bilevel.job(methods, data, model, ...) with --made-by FILE.py:FUNCTION, or call .check() on what run gave"
+        )
     experiment = read_raw_config(folder).get(EXPERIMENT_KEY)
     if not isinstance(experiment, str) or not re.fullmatch(r"\w+", experiment):
         raise InputError(f"{folder / FILE}: names no experiment; was the run made by another version?")
@@ -82,13 +99,13 @@ def _load(folder: Path) -> CheckableRun:
         module = importlib.import_module(f"experiments.{experiment}")
     except ModuleNotFoundError as error:
         raise InputError(f"{folder / FILE}: there is no experiment {experiment!r} here") from error
-    if not hasattr(module, "to_check"):
+    if not hasattr(module, "job_of_run"):
         raise InputError(
-            f"{folder}: runs of {experiment} cannot be checked: experiments/{experiment}.py has no function to_check"
+            f"{folder}: runs of {experiment} cannot be checked: experiments/{experiment}.py has no function job_of_run"
         )
-    run = module.to_check(folder)
-    assert isinstance(run, CheckableRun)
-    return run
+    job = module.job_of_run(folder)
+    assert isinstance(job, Job)
+    return job
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -105,6 +122,11 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME",
         help="another estimator to check at the same point, by its defaults; may be given several times",
+    )
+    parser.add_argument(
+        "--made-by",
+        metavar="FILE.py:FUNCTION",
+        help="for a run of bilevel.run: a function without arguments that returns bilevel.job(...) of what ran",
     )
     parser.add_argument(
         "--horizon",

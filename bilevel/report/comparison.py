@@ -26,7 +26,7 @@ LONGEST_NAME = 40
 class Group:
     """Runs that differ by their seeds alone.
 
-    Args:
+    Attributes:
         letter: its short name.
         runs: in the order in which they were named.
         settings: their common configuration, flat, without what may differ.
@@ -81,7 +81,7 @@ class ResultLine(NamedTuple):
 class Comparison:
     """Runs side by side.
 
-    Args:
+    Attributes:
         groups: in the order in which their first runs were named.
         differences: settings that are not the same in all groups; a value, or None, for each group.
     """

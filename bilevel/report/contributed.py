@@ -18,7 +18,7 @@ DRAWN_SERIES = 12
 
 
 def contributed(sections: Sequence[tuple[str, Section]]) -> list[dict[str, Any]]:
-    """Returns what the template shows of each section: title, method, text, pictures and tables."""
+    """What the template shows of each section: title, method, text, pictures and tables."""
     return [
         {
             "title": section.title,

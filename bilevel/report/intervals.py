@@ -22,7 +22,7 @@ EXPLANATION = (
 class Interval:
     """A mean over seeds.
 
-    Args:
+    Attributes:
         mean: of the runs.
         low: lower end: of the 95% t-interval of the mean for three runs or more, else the least value.
         high: upper end.
@@ -44,7 +44,7 @@ class Interval:
 
 
 def interval(values: Sequence[float | None]) -> Interval | None:
-    """Returns mean and interval of what several runs measured.
+    """Mean and interval of what several runs measured.
 
     For n >= 3 runs the interval is mean ± t(n - 1, 0.975) s / sqrt(n), with s the sample's standard deviation: it
     covers the mean over all seeds in 95% of cases where runs are independent and about normal. Of two runs both values

@@ -8,6 +8,7 @@ import numpy as np
 from bilevel.data.rows import LABELS as ROW_LABELS
 from bilevel.report.row_groups import RowGroup, group_rows
 from bilevel.report.row_text import short
+from bilevel.runs.weights import RANK
 
 LABELS = ("fault", "hard", "duplicate")
 LOSSES = {"loss_start": "loss, start", "loss_end": "loss, end"}
@@ -17,7 +18,7 @@ _OF_A_STAGE = re.compile(r"(weight|loss)_\d+")
 
 
 def label_groups(columns: Mapping[str, np.ndarray]) -> list[RowGroup]:
-    """Returns the groups of the rows of `weights.parquet`; one group where they carry no labels."""
+    """The groups of the rows of `weights.parquet`; one group where they carry no labels."""
     labels = {name: columns[name].tolist() for name in LABELS if name in columns}
     return group_rows(labels, len(columns["weight"]))
 
@@ -25,7 +26,7 @@ def label_groups(columns: Mapping[str, np.ndarray]) -> list[RowGroup]:
 def label_table(
     columns: Mapping[str, np.ndarray], groups: Sequence[RowGroup]
 ) -> tuple[list[str], list[list[str]]]:
-    """Returns headings and lines: name, share of rows, share of weight, median weight, mean losses and signals.
+    """Headings and lines: name, share of rows, share of weight, median weight, mean losses and signals.
 
     Args:
         columns: of `weights.parquet`. A numeric column that is none of ours is a signal of some method, and shown, but
@@ -34,7 +35,7 @@ def label_table(
     """
     weights = columns["weight"].astype(np.float64)
     relative = weights / (weights.mean() or 1.0)
-    known = {"id", "weight", *LOSSES, *ROW_LABELS}
+    known = {"id", "weight", RANK, *LOSSES, *ROW_LABELS}
     signals = [
         name
         for name, values in columns.items()

@@ -19,7 +19,7 @@ FEW_DECADES = 500.0
 class Picture:
     """A picture and the sentence that explains it.
 
-    Args:
+    Attributes:
         title: what it shows.
         svg: the element.
         caption: one sentence for a reader who sees it for the first time.
@@ -36,7 +36,7 @@ class Picture:
 class Line:
     """One series.
 
-    Args:
+    Attributes:
         name: what the legend calls it.
         x: [points], rising.
         y: [points]; nan leaves a gap.

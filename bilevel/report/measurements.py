@@ -14,7 +14,7 @@ HIDDEN = frozenset({"step", "method", "seconds", "skipped_steps", "finite"})
 class Measurement:
     """One number that a run logs.
 
-    Args:
+    Attributes:
         key: its name in `metrics.jsonl`.
         title: what the reader sees.
         caption: one sentence for a reader who sees it for the first time.
@@ -93,7 +93,7 @@ KNOWN = (
 
 
 def measurements(metrics: Mapping[str, Iterable[Mapping[str, Any]]]) -> list[Measurement]:
-    """Returns what some line of the metrics has a number for: the known measurements first, then all others.
+    """What some line of the metrics has a number for: the known measurements first, then all others.
 
     Numbers of a group, `group/name`, are drawn by the section that their method adds.
 
@@ -118,7 +118,7 @@ def measurements(metrics: Mapping[str, Iterable[Mapping[str, Any]]]) -> list[Mea
 
 
 def points(lines: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
-    """Returns (step, value) of the lines that have the number."""
+    """The (step, value) of the lines that have the number."""
     return [(line["step"], line[key]) for line in lines if is_number(line.get(key))]
 
 

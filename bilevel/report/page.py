@@ -33,7 +33,7 @@ def write_page(path: Path, template: str, content: Mapping[str, Any]) -> None:
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Returns nested mappings as `outer.inner` keys with their values as text, a dash for None."""
+    """Nested mappings as `outer.inner` keys with their values as text, a dash for None."""
     lines: list[tuple[str, str]] = []
     for key, value in values.items():
         if isinstance(value, Mapping) and value:

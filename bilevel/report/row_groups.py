@@ -13,7 +13,7 @@ MOST_FAULTS = 6
 class RowGroup:
     """Rows of one label.
 
-    Args:
+    Attributes:
         name: what the reader sees.
         kind: "plain", "fault" or "special", which decides the colour.
         positions: where its rows stand among all rows.

@@ -14,7 +14,7 @@ _COLUMNS = tuple(dict.fromkeys(column for form in FORMS.values() for column in f
 
 
 def row_texts(line: Mapping[str, Any], longest: int = LONGEST_TEXT) -> list[tuple[str, str]]:
-    """Returns (field, text) of what a row says.
+    """The (field, text) of what a row says.
 
     Args:
         line: a row as it stands in a file of the run, in whatever form it came.
@@ -25,7 +25,7 @@ def row_texts(line: Mapping[str, Any], longest: int = LONGEST_TEXT) -> list[tupl
 
 
 def short(text: str, longest: int) -> str:
-    """Returns the text, or its beginning and how long it is."""
+    """The text, or its beginning and how long it is."""
     if len(text) <= longest:
         return text
     # Isolated, so that after a text that runs from right to left it still reads from left to right.

@@ -24,7 +24,7 @@ ENVIRONMENT, REJECTED, SUMMARY = "environment.json", "rejected.jsonl", "summary.
 class RunFiles:
     """A run folder's content; what the run did not write, or not yet, is empty.
 
-    Args:
+    Attributes:
         folder: where it was read.
         summary: `summary.json`; a run that has not finished has none.
         done: results of the methods that are done, by method.

@@ -24,7 +24,7 @@ Number = Any
 class Table:
     """A table; the first cell of a line names the line.
 
-    Args:
+    Attributes:
         title: what it shows.
         columns: a heading for each cell of a line.
         lines: cells; numbers are shown with four significant digits, None as a dash.
@@ -47,7 +47,7 @@ class Table:
 class Chart:
     """Named series of numbers over one axis.
 
-    Args:
+    Attributes:
         title: what it shows.
         series: by name, points `(x, y)` in the order of x; a y that is None leaves a gap. Hundreds of points are
             averaged for the picture.
@@ -73,7 +73,7 @@ class Chart:
 class Section:
     """One part of a report.
 
-    Args:
+    Attributes:
         title: its heading.
         text: a paragraph above tables and charts.
         charts: pictures.

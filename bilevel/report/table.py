@@ -12,7 +12,7 @@ NULL = "-"
 class Column:
     """One metric of the table.
 
-    Args:
+    Attributes:
         key: its name in the results.
         title: what the reader sees.
         better: "lower" or "higher", shown as an arrow; "" where neither is.

@@ -8,7 +8,7 @@ import yaml
 
 from bilevel.errors import InputError
 from bilevel.storage.atomic import write_atomically
-from bilevel.runs.plain import Mismatch, from_plain, to_plain
+from bilevel.storage.plain import Mismatch, from_plain, to_plain
 
 Config = TypeVar("Config")
 
@@ -36,7 +36,7 @@ def write_config(folder: Path, config: Any, experiment: str | None = None) -> No
 
 
 def plain_config(config: Any) -> dict[str, Any]:
-    """Returns a configuration as plain dictionaries, as `config.yaml` holds it.
+    """A configuration as plain dictionaries, as `config.yaml` holds it.
 
     Raises:
         TypeError: a value has no plain form.

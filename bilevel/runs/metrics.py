@@ -11,8 +11,8 @@ from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
 from bilevel.errors import InputError
-from bilevel.storage.disk import naming_a_full_disk
 from bilevel.runs.events import EventFile
+from bilevel.storage.disk import naming_a_full_disk
 
 FILE = "metrics.jsonl"
 EVENTS = "events"

@@ -1,15 +1,17 @@
 """What a method left: its line of the results, and the files about its rows."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from bilevel.data import Row, source_of, write_rows
+from bilevel.data import Dataset, Row, source_of, text_rows, write_rows
 from bilevel.data.documents import SOURCE
 from bilevel.runs.weights import FILE as WEIGHTS
-from bilevel.runs.weights import write_weights
+from bilevel.runs.weights import RANK, write_weights
+from bilevel.storage.atomic import write_atomically
 from bilevel.weighting.statistics import effective_sample_size, separation_auc
 
 SELECTED = "selected.jsonl"
@@ -18,60 +20,77 @@ EXTREME_ROWS = 8
 
 
 def summarise(
-    test: Mapping[str, float] | None,
-    weights: np.ndarray | None,
-    rows: Sequence[Row],
-    learned: bool,
+    test: Mapping[str, float] | None, weights: np.ndarray | None, pool: Dataset, learned: bool
 ) -> dict[str, float | None]:
-    """Returns a method's line of `summary.json`; null where a number has no meaning.
+    """A method's line of `summary.json`; null where a number has no meaning.
 
     Args:
-        test: `loss` (nats a token) and `exact_match` on held-out rows, or None without such rows.
+        test: `loss` (nats a token) and perhaps `exact_match` on held-out rows, or None without such rows.
         weights: a weight for each row of the pool, or None for a method that does not use the pool.
-        rows: the pool.
+        pool: the rows.
         learned: whether the method chose the weights; only then does their AUC mean anything.
     """
-    fault = np.array([bool(row.labels.get("fault")) for row in rows])
-    hard = np.array([bool(row.labels.get("hard")) for row in rows])
-    twin = np.array([bool(row.labels.get("duplicate")) for row in rows])
+    rows = text_rows(pool)
     line: dict[str, float | None] = {
         "test_loss": test["loss"] if test else None,
-        "test_exact_match": test["exact_match"] if test else None,
+        "test_exact_match": test.get("exact_match") if test else None,
         "fault_auc": None,
         "hard_auc": None,
-        "effective_sample_size": None,
+        "effective_sample_size": None if weights is None else float(effective_sample_size(weights)),
     }
-    if weights is not None:
-        line["effective_sample_size"] = float(effective_sample_size(weights))
-    if weights is not None and learned:
-        line["fault_auc"] = separation_auc(weights[fault], weights[~fault & ~hard & ~twin])
-        line["hard_auc"] = separation_auc(weights[fault], weights[hard & ~fault])
-        kinds = np.array([row.labels.get("fault", "") for row in rows])
-        for kind in sorted(set(kinds) - {""}):
-            line[f"{kind}_auc"] = separation_auc(weights[kinds == kind], weights[~fault & ~hard & ~twin])
+    if weights is None or not learned or not rows:
+        return line
+    fault, hard, twin = (
+        np.array([bool(row.labels.get(name)) for row in rows]) for name in ("fault", "hard", "duplicate")
+    )
+    line["fault_auc"] = separation_auc(weights[fault], weights[~fault & ~hard & ~twin])
+    line["hard_auc"] = separation_auc(weights[fault], weights[hard & ~fault])
+    kinds = np.array([row.labels.get("fault", "") for row in rows])
+    for kind in sorted(set(kinds) - {""}):
+        line[f"{kind}_auc"] = separation_auc(weights[kinds == kind], weights[~fault & ~hard & ~twin])
     return line
 
 
 def write_row_results(
-    folder: Path, rows: Sequence[Row], signals: Mapping[str, np.ndarray], selected: np.ndarray
+    folder: Path, pool: Dataset, signals: Mapping[str, np.ndarray], selected: np.ndarray | None
 ) -> None:
     """Writes `weights.parquet`, `selected.jsonl`, and the heaviest and lightest rows as `extremes.jsonl`.
 
+    Rows that are no text are named by their ids alone.
+
     Args:
         folder: the run folder.
-        rows: the pool.
+        pool: the rows.
         signals: columns by name, `weight` among them.
-        selected: positions of the selected rows, best first.
+        selected: positions of the selected rows, best first; None for a method that selects none.
     """
+    ids, rows = pool.names(np.arange(len(pool))), text_rows(pool)
     labels = sorted({name for row in rows for name in row.labels})
     texts = {name: [row.labels.get(name, "") for row in rows] for name in labels}
     if any(SOURCE in row.extra for row in rows):
         texts[SOURCE] = [source_of(row) for row in rows]
-    write_weights(folder / WEIGHTS, {"id": [row.id for row in rows], **signals, **texts})
-    chosen = [rows[position] for position in selected]
-    weights = [float(signals["weight"][position]) for position in selected]
-    write_rows(folder / SELECTED, chosen, weight=weights)
-    _write_extremes(folder, rows, signals)
+    write_weights(folder / WEIGHTS, {"id": ids, **signals, **texts, **_ranks(len(pool), selected)})
+    if selected is not None:
+        weights = [float(signals["weight"][position]) for position in selected]
+        if rows:
+            write_rows(folder / SELECTED, [rows[position] for position in selected], weight=weights)
+        else:
+            lines = [
+                {"id": ids[place], "weight": weight} for place, weight in zip(selected, weights, strict=True)
+            ]
+            text = "".join(json.dumps(line) + "\n" for line in lines)
+            write_atomically(folder / SELECTED, text)
+    if rows:
+        _write_extremes(folder, rows, signals)
+
+
+def _ranks(rows: int, selected: np.ndarray | None) -> dict[str, np.ndarray]:
+    """The place of each selected row among them, from 1; 0 for the others."""
+    if selected is None:
+        return {}
+    ranks = np.zeros(rows, np.int64)
+    ranks[selected] = np.arange(1, len(selected) + 1)
+    return {RANK: ranks}
 
 
 def _write_extremes(folder: Path, rows: Sequence[Row], signals: Mapping[str, np.ndarray]) -> None:

@@ -15,7 +15,7 @@ FILE = "run.json"
 class SetFacts:
     """One set of rows.
 
-    Args:
+    Attributes:
         source: file, hub name, or what made the rows.
         rows: how many are used.
     """
@@ -28,7 +28,7 @@ class SetFacts:
 class RunFacts:
     """What a run starts from and what it will do.
 
-    Args:
+    Attributes:
         experiment: its name.
         methods: those that it runs, in this order.
         main: the method whose weights, selection and model the folder keeps.

@@ -51,6 +51,11 @@ def create_run_folder(
     return folder
 
 
+def is_used(folder: Path) -> bool:
+    """Whether something stands in a folder already."""
+    return folder.is_dir() and any(folder.iterdir())
+
+
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     """Writes `summary.json`; numbers that are not finite become null, since JSON has none."""
     write_atomically(folder / "summary.json", json.dumps(_finite(summary), indent=2, allow_nan=False) + "\n")
@@ -89,7 +94,7 @@ def write_environment(folder: Path) -> None:
 
 
 def _named_folder(folder: Path) -> Path:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or is_used(folder)):
         raise InputError(f"{folder}: the run folder is not empty; name another with --run-dir, or remove it")
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -55,7 +55,7 @@ def write_finished(folder: Path, method: str, found: Mapping[str, Any]) -> None:
 
 
 def read_finished(folder: Path, method: str) -> dict[str, Any] | None:
-    """Returns what `write_finished` wrote, None for a method that is not finished."""
+    """What `write_finished` wrote, None for a method that is not finished."""
     path = folder / FOLDER / method / _FINISHED
     return _read(path) if path.exists() else None
 

@@ -25,7 +25,7 @@ COMPILING = ("/jax/core/compile/jaxpr_to_mlir_module_duration", "/jax/core/compi
 class Part:
     """What one part of a run cost.
 
-    Args:
+    Attributes:
         name: what was done.
         seconds: wall time spent in it, parts inside it not counted.
         compiling: how many of these seconds JAX compiled.

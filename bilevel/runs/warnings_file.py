@@ -19,6 +19,6 @@ def add_warning(folder: Path, line: str) -> None:
 
 
 def read_warnings(folder: Path) -> list[str]:
-    """Returns the warnings in the order in which they were given; nothing where there were none."""
+    """The warnings in the order in which they were given; nothing where there were none."""
     path = folder / FILE
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else []

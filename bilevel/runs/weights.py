@@ -13,6 +13,8 @@ from bilevel.errors import InputError
 
 FILE = "weights.parquet"
 REQUIRED = ("id", "weight")
+RANK = "selected_rank"
+"""Column: the place of a row among the selected ones, from 1; 0 for the others."""
 
 
 def write_weights(path: Path, columns: Mapping[str, Sequence[Any] | np.ndarray | jax.Array]) -> None:

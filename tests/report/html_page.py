@@ -17,6 +17,7 @@ class Page(HTMLParser):
         self.names: list[str] = []
         self.references: list[str] = []
         self.tags: Counter[str] = Counter()
+        self.path = path
         self.source = path.read_text(encoding="utf-8")
         self.feed(self.source)
         assert self.open == []

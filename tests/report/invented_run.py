@@ -1,12 +1,13 @@
 """A run folder as a run would leave it, with invented numbers."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from bilevel.data.rows import Row
+from bilevel.data import EncodedRows, Row
 from bilevel.runs.config_file import write_config
 from bilevel.runs.metrics import MetricsWriter
 from bilevel.runs.results import write_row_results
@@ -45,6 +46,12 @@ class Settings:
     notes: str | None = None
     batch_size: int = 32
     weighting: Weighting = Weighting()
+
+
+def as_pool(rows: Sequence[Row]) -> EncodedRows:
+    """Rows as a data set, of tokens that nobody reads."""
+    tokens = np.ones((len(rows), 1), np.int32)
+    return EncodedRows(tuple(rows), tokens, tokens, tokens > 0)
 
 
 def invent_rows(count: int, labelled: bool = True) -> list[Row]:
@@ -135,7 +142,7 @@ def invent_run(
         "loss_start": random.normal(5.0, 0.2, len(rows)),
         "loss_end": np.where(random.random(len(rows)) < 0.05, np.nan, np.log(1 + 0.001 / weights)),
     }
-    write_row_results(folder, rows, signals, np.argsort(-weights)[: len(rows) // 2])
+    write_row_results(folder, as_pool(rows), signals, np.argsort(-weights)[: len(rows) // 2])
     (folder / "timings.json").write_text(json.dumps([TIMES]))
     rejected = [
         {"id": "corpus:9", "instruction": "Say it.", "input": "", "output": "", "reason": "empty response"},

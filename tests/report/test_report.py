@@ -16,19 +16,23 @@ from bilevel.runs.run_folder import read_summary, write_summary
 from bilevel.runs.run_record import write_finished
 from bilevel.runs.warnings_file import add_warning, read_warnings
 from tests.report.html_page import Page
-from tests.report.invented_run import invent_rows, invent_run, invent_weights
+from tests.report.invented_run import as_pool, invent_rows, invent_run, invent_weights
 
 
 @pytest.fixture(scope="module")
-def full_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Row]]:
+def rows() -> list[Row]:
+    return invent_rows(400)
+
+
+@pytest.fixture(scope="module")
+def page(rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> Page:
+    """The page of a run with everything, drawn once."""
     folder = tmp_path_factory.mktemp("run")
-    rows = invent_rows(400)
     invent_run(folder, rows, steps=1000)
-    return folder, rows
+    return Page(write_report(folder))
 
 
-def test_page_needs_nothing_but_itself(full_run: tuple[Path, list[Row]]) -> None:
-    page = Page(write_report(full_run[0]))
+def test_page_needs_nothing_but_itself(page: Page) -> None:
     assert page.pictures == 6
     assert not page.tags.keys() & {"script", "link", "iframe", "img", "object"}
     assert all(reference.startswith("#") for reference in page.references)
@@ -36,8 +40,7 @@ def test_page_needs_nothing_but_itself(full_run: tuple[Path, list[Row]]) -> None
     assert "@import" not in page.source
 
 
-def test_pictures_use_the_colours_of_the_page_and_do_not_mix_names(full_run: tuple[Path, list[Row]]) -> None:
-    page = Page(write_report(full_run[0]))
+def test_pictures_use_the_colours_of_the_page_and_do_not_mix_names(page: Page) -> None:
     pictures = "".join(re.findall(r"<svg.*?</svg>", page.source, flags=re.DOTALL))
     assert re.findall(r"#[0-9a-f]{6}\b", pictures) == []
     assert len(page.names) == len(set(page.names))
@@ -45,8 +48,7 @@ def test_pictures_use_the_colours_of_the_page_and_do_not_mix_names(full_run: tup
     assert inner <= set(page.names)
 
 
-def test_page_tells_the_result_and_every_number_of_the_table(full_run: tuple[Path, list[Row]]) -> None:
-    page = Page(write_report(full_run[0]))
+def test_page_tells_the_result_and_every_number_of_the_table(page: Page) -> None:
     assert "bds_alpaca · tiny · seed 0" in page.text
     assert "1,000 steps · 3.6 min · 400 rows · 48,224 parameters" in page.text
     assert "BDS reaches an exact match of 0.812; uniform SFT reaches 0.621" in page.text
@@ -60,10 +62,7 @@ def test_page_tells_the_result_and_every_number_of_the_table(full_run: tuple[Pat
     assert "This run has not finished" not in page.text
 
 
-def test_page_tells_what_went_in_what_was_left_out_and_how_long_it_took(
-    full_run: tuple[Path, list[Row]],
-) -> None:
-    page = Page(write_report(full_run[0]))
+def test_page_tells_what_went_in_what_was_left_out_and_how_long_it_took(page: Page) -> None:
     assert "pool 400 data/rows.jsonl validation 32 trusted.jsonl" in page.text
     assert "pool: 3 of 9 rows were cut" in page.text
     assert "2 × empty response write an output or remove the row corpus:9 instruction Say it." in page.text
@@ -73,11 +72,7 @@ def test_page_tells_what_went_in_what_was_left_out_and_how_long_it_took(
     assert "other 3.5 s 1.8% 0.5 s all 3.2 min 12.8 s" in page.text
 
 
-def test_heaviest_and_lightest_rows_come_with_their_texts_and_losses(
-    full_run: tuple[Path, list[Row]],
-) -> None:
-    folder, rows = full_run
-    page = Page(write_report(folder))
+def test_heaviest_and_lightest_rows_come_with_their_texts_and_losses(page: Page, rows: list[Row]) -> None:
     weights = invent_weights(rows)
     heaviest, lightest = rows[int(np.argmax(weights))], rows[int(np.argmin(weights))]
     before, after = page.text.split("Lightest")
@@ -89,9 +84,8 @@ def test_heaviest_and_lightest_rows_come_with_their_texts_and_losses(
     assert lightest.input in after
 
 
-def test_the_same_folder_gives_the_same_page(full_run: tuple[Path, list[Row]]) -> None:
-    first = write_report(full_run[0]).read_bytes()
-    assert write_report(full_run[0]).read_bytes() == first
+def test_the_same_folder_gives_the_same_page(page: Page) -> None:
+    assert write_report(page.path.parent).read_text(encoding="utf-8") == page.source
 
 
 def test_texts_cannot_become_part_of_the_page(tmp_path: Path) -> None:
@@ -137,7 +131,7 @@ def test_equal_weights_have_no_heaviest_row(tmp_path: Path) -> None:
     rows = invent_rows(10)
     invent_run(tmp_path, rows, steps=10)
     for weights in (np.ones(10), np.zeros(10)):
-        write_row_results(tmp_path, rows, {"weight": weights}, np.arange(5))
+        write_row_results(tmp_path, as_pool(rows), {"weight": weights}, np.arange(5))
         page = Page(write_report(tmp_path))
         assert "All rows weigh the same." in page.text
         assert "Heaviest" not in page.text

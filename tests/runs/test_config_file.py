@@ -10,7 +10,7 @@ import pytest
 
 from bilevel.errors import InputError
 from bilevel.runs.config_file import read_config, read_raw_config, write_config
-from bilevel.runs.plain import FLAG_ONLY
+from bilevel.storage.plain import FLAG_ONLY
 
 
 class Reduction(enum.Enum):

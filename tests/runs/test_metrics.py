@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from bilevel.errors import InputError
-from bilevel.storage.disk import DiskFullError
 from bilevel.runs.metrics import MetricsWriter, read_metrics
+from bilevel.storage.disk import DiskFullError
 
 
 def lines_of(folder: Path) -> list[dict]:

@@ -5,19 +5,21 @@ import datasets
 import numpy as np
 import pytest
 
-from bilevel.data.rows import Row
+from bilevel.data import ArrayRows, EncodedRows, Row
 from bilevel.errors import InputError
 from bilevel.runs.results import write_row_results
 from bilevel.runs.run_facts import RunFacts, SetFacts, read_facts, write_facts
 
 
-def labelled(count: int) -> list[Row]:
+def labelled(count: int) -> EncodedRows:
     labels = {"fault": "off_topic", "kind": "plural", "hard": "", "duplicate": ""}
     clean = {**labels, "fault": ""}
-    return [
+    rows = tuple(
         Row(f"rows.jsonl:{i + 1}", "Ask.", "", f"Answer {i}", labels if i % 2 else clean)
         for i in range(count)
-    ]
+    )
+    tokens = np.ones((count, 2), np.int32)
+    return EncodedRows(rows, tokens, tokens, tokens > 0)
 
 
 @pytest.fixture
@@ -43,7 +45,9 @@ def test_weights_load_in_datasets(folder: Path) -> None:
         "fault",
         "hard",
         "kind",
+        "selected_rank",
     ]
+    assert table["selected_rank"][:] == [0, 1, 0, 2, 0]
     assert table["weight"][:2] == [0.5, 3.0]
     assert table["loss_end"][:2] == [0.1, None]
     assert table[1]["fault"] == "off_topic"
@@ -73,6 +77,18 @@ def test_of_many_rows_few_are_extreme_and_of_equal_ones_none(tmp_path: Path) -> 
     assert len((tmp_path / "extremes.jsonl").read_text().splitlines()) == 16
     write_row_results(tmp_path, labelled(100), {"weight": np.ones(100)}, np.arange(3))
     assert (tmp_path / "extremes.jsonl").read_text() == ""
+
+
+def test_rows_that_are_no_text_are_named_alone(tmp_path: Path) -> None:
+    pool = ArrayRows({"x": np.eye(3)})
+    write_row_results(tmp_path, pool, {"weight": np.array([0.5, 2.0, 0.5])}, np.array([1]))
+    assert (tmp_path / "selected.jsonl").read_text() == '{"id": "row:2", "weight": 2.0}\n'
+    assert not (tmp_path / "extremes.jsonl").exists()
+    other = tmp_path / "other"
+    other.mkdir()
+    write_row_results(other, pool, {"weight": np.ones(3)}, None)
+    assert not (other / "selected.jsonl").exists()
+    assert load("parquet", other / "weights.parquet", other).column_names == ["id", "weight"]
 
 
 def test_facts_come_back(tmp_path: Path) -> None:
