@@ -34,7 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import models
-from bilevel.data import ALPACA, EncodedRows, RowOrder, encode_rows, load_tokenizer, pack_rows, read_rows
+from bilevel.data import ALPACA, EncodedRows, Order, encode_rows, load_tokenizer, pack_rows, read_rows
 from bilevel.objectives import response_losses
 
 CONFIG = models.DecoderConfig(vocab_size=1024, width=128, layers=4, heads=4, kv_heads=4, mlp_width=344)
@@ -124,9 +124,9 @@ def compare_packing(pool: EncodedRows, repeats: int) -> None:
     params = models.init(CONFIG, jax.random.key(0))
     losses = response_losses(lambda params, batch: models.token_scores(params, batch, CONFIG))
     gradient = jax.jit(jax.grad(lambda params, batch: jnp.mean(losses(params, batch).means)))
-    order = RowOrder(len(pool), ROWS, 0)
-    chosen = [order.indices(step) for step in range(repeats)]
-    packed = pack_rows(pool, (order.indices(step) for step in range(len(pool) // ROWS)))
+    order = Order(len(pool), seed=0)
+    chosen = [order.take(step * ROWS, ROWS) for step in range(repeats)]
+    packed = pack_rows(pool, (order.take(step * ROWS, ROWS) for step in range(len(pool) // ROWS)))
     batches = {"padded": list(map(pool.batch, chosen)), "packed": list(map(packed.batch, chosen))}
     tokens = int(np.mean([batch["segments"].astype(bool).sum() for batch in batches["packed"]]))
     print(f"{ROWS} rows a batch, {tokens} tokens of the pool on average, median of {repeats} gradients")

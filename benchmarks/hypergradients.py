@@ -23,8 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.extend.core import jaxprs_in_params
-from jax.interpreters import partial_eval
+from flops import matrix_flops
 
 import models
 from bilevel.core import ESTIMATORS, EstimatorSettings, RowProblem, make_solver, unroll
@@ -76,7 +75,7 @@ LOWER, UPPER = rows(0, 0.5), rows(1, 1.0)
 
 def levels(remat: str = "full") -> tuple[RowProblem, Levels]:
     losses = response_losses(lambda params, batch: models.token_scores(params, batch, CONFIG, remat=remat))
-    problem = RowProblem(losses, row_logits(ROWS, "sigmoid"), mean_loss(losses))
+    problem = RowProblem(losses, row_logits("sigmoid"), mean_loss(losses))
     return problem, Levels(lower_level(problem), problem.upper, OPTIMIZER)
 
 
@@ -86,8 +85,14 @@ def steps_on(number: int) -> dict[str, np.ndarray]:
 
 def take(number: int, start: Iterate, estimator: Hypergradient | None = None) -> Any:
     level = levels()[1].lower
-    back = (1, False) if estimator is None else (estimator.looks_back, estimator.keeps_steps)
-    return take_lower_steps(level, OPTIMIZER, OUTER, (), start, steps_on(number), *back)
+    back = (
+        {}
+        if estimator is None
+        else {"looks_back": estimator.looks_back, "keeps_steps": estimator.keeps_steps}
+    )
+    return take_lower_steps(
+        level, OPTIMIZER, outer=OUTER, memory=(), start=start, lower_batches=steps_on(number), step=0, **back
+    )
 
 
 def estimate(
@@ -103,7 +108,18 @@ def estimate(
     _, both = levels(remat)
     weighed = both.lower.weigh(OUTER, (), last.inner, LOWER)
     point = Point(
-        OUTER, (), start, last, end, gradient, weighed, steps_on(number), UPPER, jax.random.key(0), back
+        outer=OUTER,
+        memory=(),
+        start=start,
+        last=last,
+        end=end,
+        gradient=gradient,
+        weighed=weighed,
+        lower_batches=steps_on(number),
+        upper_batches=UPPER,
+        key=jax.random.key(0),
+        step=0,
+        look_back=back,
     )
     return estimator.estimate(both, point, estimator.init(both, end.inner)).gradient
 
@@ -162,7 +178,7 @@ def through_steps(start: Iterate, reference: np.ndarray) -> list[Program]:
 
         def gradient(start: Iterate) -> Any:
             def upper(outer: jax.Array) -> jax.Array:
-                end = training(both, (), steps_on(UNROLLED), checkpoint)(outer, start)
+                end = training(both, (), steps_on(UNROLLED), 0, checkpoint)(outer, start)
                 return mean_value_and_gradient(problem.upper, (outer, end), UPPER)[0].value
 
             return jax.grad(upper)(OUTER)
@@ -202,7 +218,7 @@ def whole_steps(start: Iterate) -> list[Program]:
         steps.append((f"the last, layers kept, {shares}", aware, levels("none")[0]))
     for title, settings, solved in steps:
         solver = make_solver(settings, solved, OPTIMIZER, optax.sgd(0.1))
-        state = solver.init(jax.random.key(0), start.inner)
+        state = solver.init(jax.random.key(0), start.inner, {"row_id": ROWS})
         state = state.replace(inner=start)
         if settings.name == "penalty":
             state = state.replace(extra=Iterate(other, start.optimizer))
@@ -243,27 +259,6 @@ def table(title: str, programs: list[Program], repeats: int) -> str:
         ratios = f"{times[k] / times[0]:.2f} | {memory[k] / memory[0]:.2f}"
         lines.append(f"| {program.name} | {ratios} | {counted} | {angle} |")
     return "\n".join([f"\n{unit}\n", *lines])
-
-
-def matrix_flops(function: Callable[..., Any], arguments: tuple[Any, ...]) -> float:
-    """Multiplications and additions of all matrix products that the answer depends on, loops counted in full."""
-    closed = jax.make_jaxpr(function)(*arguments)
-    jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
-    return _flops(jaxpr)
-
-
-def _flops(jaxpr: Any) -> float:
-    total = 0.0
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            left, out = equation.invars[0].aval, equation.outvars[0].aval
-            total += 2.0 * math.prod(out.shape) * math.prod(left.shape[axis] for axis in contracted)
-        inside = sum(map(_flops, jaxprs_in_params(equation.params)))
-        # How often the body of an open loop runs, the program does not say.
-        times = {"scan": equation.params.get("length"), "while": math.nan}.get(equation.primitive.name, 1)
-        total += times * inside if inside else 0.0
-    return total
 
 
 def main() -> None:

@@ -10,8 +10,8 @@ import tyro
 
 from bilevel.errors import InputError
 from bilevel.methods import BDSSettings, TrainingSettings
+from bilevel.runs.run_options import RunOptions
 from experiments.options import CorpusOptions, DataOptions, HypergradientOptions, LoraOptions, ModelOptions
-from experiments.run_options import RunOptions
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,12 @@ class BDSAlpaca:
             needs).
         author: Move the weights as the authors' code does, to reproduce it: Adam on logits, one copy of the model, no
             entropy term. Their weights record how often a row was visited.
-        seed: Of the corpus, the random model and the order of rows.
+        seed: Random seed for corpus, model and row order.
         baselines: Whether to train what BDS must be compared with, too.
         top_share: Share of the training rows that selected.jsonl keeps, the heaviest.
-        weighting: A network that a run of DWM has trained, to weight these rows by: the run's folder (the snapshot of
-            each of its stages serves for as large a share of the steps), RUN/last, or a snapshot's own folder. It stays
-            frozen: nothing is learned about rows, and the trusted rows are only watched.
         upper: Your own upper objective, of a module or a file.py, instead of the mean loss of the trusted rows. The
             function takes what it needs of params, batch, model and outer by these names, and returns what is to
-            become small, such as model.row_losses(params, batch); `python -m pydoc experiments.user_objective` says
+            become small, such as model.row_losses(params, batch); `python -m pydoc bilevel.objectives.user` says
             more.
     """
 
@@ -53,7 +50,6 @@ class BDSAlpaca:
     seed: int = 0
     baselines: Literal["all", "none"] = "all"
     top_share: float = 0.5
-    weighting: Annotated[Path | None, tyro.conf.arg(metavar="RUN|SNAPSHOT")] = None
     run: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
     upper: Annotated[str | None, tyro.conf.arg(metavar="MODULE:FUNCTION")] = None
     data: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
@@ -144,7 +140,7 @@ AUTHOR_WARNING = (
 
 
 def presets_for(arguments: list[str]) -> dict[str, BDSAlpaca]:
-    """Returns the presets that a command line's flags change: with `--author`, those with the authors' weights."""
+    """The presets that a command line's flags change: with `--author`, those with the authors' weights."""
     if "--author" in arguments:
         single = HypergradientOptions("penalty_single")
         return {name: replace(p, bds=AUTHOR, hypergradient=single) for name, p in PRESETS.items()}
@@ -156,14 +152,4 @@ def check_author(config: BDSAlpaca) -> None:
     if config.author and config.bds.rule != AUTHOR.rule:
         raise InputError(
             f"--author moves logits by Adam, --bds.rule {config.bds.rule} does not: leave one of them out"
-        )
-
-
-def check_weighting(config: BDSAlpaca) -> None:
-    """Raises InputError where flags ask for learned weights beside those of a trained network."""
-    given = [f"--{name}" for name, value in (("author", config.author), ("upper", config.upper)) if value]
-    if given:
-        raise InputError(
-            f"with --weighting the weights are those of a trained network, and {given[0]} has nothing to move: leave "
-            "one of them out"
         )

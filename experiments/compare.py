@@ -12,7 +12,7 @@ import tyro
 
 from bilevel.errors import InputError
 from bilevel.report import compare, comparison_text, write_comparison
-from experiments.command import run_command
+from bilevel.runs.command import run_command
 
 NAME = "compare"
 

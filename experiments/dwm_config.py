@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from bilevel.methods import BDSSettings, DWMSettings, TrainingSettings
+from bilevel.runs.run_options import RunOptions
 from experiments.options import CorpusOptions, DataOptions, LoraOptions, ModelOptions
-from experiments.run_options import RunOptions
 
 
 @dataclass(frozen=True)
@@ -27,14 +26,11 @@ class DWMAlpaca:
 
         python -m experiments.dwm_alpaca --train pool.jsonl --valid trusted.jsonl --model FOLDER --steps 500
 
-    The run folder holds snapshots/ (the network after each stage, for --weighting of other runs and for
+    The run folder holds snapshots/ (the network after each stage, for experiments.transfer and for
     experiments.dwm_filter), weights.parquet (a weight for each row), selected.jsonl (the heaviest rows), model/ and
     report.html, which shows what the weights prefer, stage by stage.
 
     Attributes:
-        weighting: A network that a run of DWM has trained, to weight these rows by: the run's folder (the snapshot of
-            each of its stages serves for as large a share of the steps), RUN/last, or a snapshot's own folder. It stays
-            frozen: nothing is learned about rows, and the trusted rows are only watched.
         alarm: Effective sample size, as a share of the rows, below which the weights count as collapsed.
     """
 
@@ -46,7 +42,6 @@ class DWMAlpaca:
     """Whether to train what DWM must be compared with, too."""
     top_share: float = 0.5
     """Share of the training rows that selected.jsonl keeps, the heaviest."""
-    weighting: Annotated[Path | None, tyro.conf.arg(metavar="RUN|SNAPSHOT")] = None
     alarm: float = 0.1
     run: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
     data: Annotated[DataOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=DataOptions)
@@ -80,7 +75,7 @@ PRESETS = {
         dwm=DWMSettings(
             network="relative_loss",
             signal="relative",
-            lower_steps="committed",
+            model_steps="committed",
             hypergradient_steps=300,
             learning_rate=6e-3,
         ),

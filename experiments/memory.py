@@ -5,57 +5,32 @@ python -m experiments.memory --preset llama3_8b --devices 8
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Annotated, Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import tyro
 from jax.experimental import topologies
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh
 
 import models
 from bilevel.core.solver import Solver
+from bilevel.data import ArrayRows
 from bilevel.errors import InputError
-from bilevel.layout.devices import AXIS, data_mesh
+from bilevel.layout import AXIS, Layout, data_layout
 from bilevel.methods import bds
-from bilevel.objectives import mean_loss, response_losses
-from bilevel.schedule import Schedule, Train
+from bilevel.runs.command import run_command
+from bilevel.runs.planning import StepPlan, gibibytes, placed, plan_step
 from experiments.bds_config import BDSAlpaca, presets_for
-from experiments.command import run_command
-from experiments.tuned_model import TunedModel, begin_adapter, compute_of, find_model, random_config
-from models import DecoderConfig, RopeScaling
+from experiments.loading import REFUSALS
+from models import DecoderConfig, Found
+from models.loading import begin_adapter
 
 NAME = "memory"
-ARCHITECTURES = {
-    "meta-llama/Llama-3.2-1B": DecoderConfig(
-        vocab_size=128256,
-        width=2048,
-        layers=16,
-        heads=32,
-        kv_heads=8,
-        mlp_width=8192,
-        max_positions=131072,
-        rope_theta=5e5,
-        rope_scaling=RopeScaling(32.0, 1.0, 4.0, 8192),
-    ),
-    "meta-llama/Meta-Llama-3-8B-Instruct": DecoderConfig(
-        vocab_size=128256,
-        width=4096,
-        layers=32,
-        heads=32,
-        kv_heads=8,
-        mlp_width=14336,
-        max_positions=8192,
-        rope_theta=5e5,
-        tied_embeddings=False,
-    ),
-}
-"""What the presets' models look like, so that nothing needs to be downloaded to plan for them."""
 
 
 @dataclass(frozen=True)
@@ -80,131 +55,75 @@ class Memory:
     run: Annotated[BDSAlpaca, tyro.conf.arg(name="")] = field(default_factory=BDSAlpaca)
 
 
-class Plan(NamedTuple):
-    """A training step that can be lowered: function, abstract arguments and where results go."""
-
-    step: Any
-    arguments: tuple[Any, ...]
-
-    def lower(self) -> jax.stages.Lowered:
-        """Returns the step's program; needs no weights."""
-        state = jax.tree.map(lambda x: x.sharding, self.arguments[1])
-        # The state goes back to where it was; the second copy of an adapter must not be spread by chance.
-        return jax.jit(self.step, donate_argnums=1, out_shardings=(state, None)).lower(*self.arguments)
-
-
-def plan_step(run: BDSAlpaca, config: DecoderConfig, mesh: Mesh, rows: int) -> Plan:
-    """Returns one BDS step of a run, for arrays without contents.
+def plan_run(run: BDSAlpaca, config: DecoderConfig, layout: Layout, rows: int) -> StepPlan:
+    """One BDS step of a run.
 
     Args:
         run: the run's configuration.
         config: the model's architecture.
-        mesh: the devices.
+        layout: the devices.
         rows: training rows.
 
     Raises:
-        InputError, ModelError: sizes that do not fit each other or the mesh.
+        InputError, ModelError: sizes that do not fit each other or the devices.
     """
-    begun = begin_adapter(run.lora, config, run.seed)
-    compute = compute_of(run.model, config, run.data.max_length, mesh.shape[AXIS])
-    places = models.shardings(config, mesh, {"width": AXIS}) if run.model.shard else None
-    whole = NamedSharding(mesh, PartitionSpec())
-
-    def place(shape: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
+    # An adapter is planned for without the folder that it will be written beside.
+    adapter = run.lora.settings
+    begun = None if adapter is None else begin_adapter(Found(config), adapter, merge=True)
+    places: Any = layout.whole
+    if run.model.shard:
+        places = models.shardings(config, layout.mesh, {"width": AXIS})
 
     def parameters(dtype: str) -> Any:
-        shapes = models.abstract_values(models.declare(config), dtype)
-        return jax.tree.map(place, shapes, places or jax.tree.map(lambda _: whole, shapes))
+        return placed(models.abstract_values(models.declare(config), dtype), places)
 
-    def solver_of(base: Any) -> Solver:
-        model = TunedModel(config, None, base, begun and begun[0])
-        fast, safe = (
-            response_losses(partial(model.token_scores, compute=compute, attention=attention))
-            for attention in (compute.first_order, compute.forward)
+    def solver_of(frozen: Any) -> Solver:
+        language = models.LanguageModel(
+            config,
+            trained,
+            base=frozen,
+            adapter=None if begun is None else begun[0],
+            dtype=run.model.dtype,
+            attention=run.model.attention,
+            remat=run.model.remat,
+            devices=layout.shares,
         )
-        _, schedule = bds(
-            safe, mean_loss(fast), rows, run.training, run.bds, run.top_share, fast, run.hypergradient
+        pool = {"pool": ArrayRows({"row": np.zeros(rows, np.int8)})}
+        method = bds(
+            language,
+            pool,
+            training=run.training,
+            settings=run.bds,
+            top_share=run.top_share,
+            hypergradient=run.hypergradient,
         )
-        return _solver_in(schedule)
+        return method.solver
 
-    def step(base: Any, state: Any, lower: Any, upper: Any) -> Any:
-        return solver_of(base).step(state, lower, upper)
-
-    base = parameters(compute.dtype) if begun is not None else None
-    inner = parameters("float32") if begun is None else begun[1]
-    state = jax.eval_shape(solver_of(None).init, jax.random.key(0), inner)
-    return Plan(step, (base, _placed_like(state, inner, whole), *_batches(run, mesh)))
-
-
-def _placed_like(state: Any, inner: Any, whole: NamedSharding) -> Any:
-    """The state's shapes, every tree in it that is shaped like the inner variables placed as they are."""
-    structure: Any = jax.tree.structure(inner)
-
-    def is_like(node: Any) -> bool:
-        return bool(jax.tree.structure(node) == structure)
-
-    def beside(x: Any, like: Any) -> jax.ShapeDtypeStruct:
-        place = getattr(like, "sharding", None)
-        return jax.ShapeDtypeStruct(
-            x.shape, x.dtype, sharding=place if isinstance(place, NamedSharding) else whole
-        )
-
-    def place(node: Any) -> Any:
-        if not is_like(node):
-            return jax.ShapeDtypeStruct(node.shape, node.dtype, sharding=whole)
-        return jax.tree.map(beside, node, inner)
-
-    return jax.tree.map(place, state, is_leaf=is_like)
-
-
-def _batches(run: BDSAlpaca, mesh: Mesh) -> tuple[Any, Any]:
-    plan, length = run.training.plan, -(-run.data.max_length // 8) * 8
-
-    def batch(leading: tuple[int, ...], rows: int) -> Any:
-        rows = rows // plan.accumulate
-        if rows % mesh.shape[AXIS]:
-            raise InputError(
-                f"micro-batches of {rows} rows cannot be divided over {mesh.shape[AXIS]} devices: use larger "
-                "batches, or a smaller --accumulate"
-            )
-        sharding = NamedSharding(mesh, PartitionSpec(*[None] * len(leading), AXIS))
-        shapes = {
-            "tokens": ((rows, length), jnp.int32),
-            "segments": ((rows, length), jnp.int32),
-            "loss_mask": ((rows, length), jnp.bool_),
-            "row_id": ((rows,), jnp.int32),
-        }
-        return {
-            name: jax.ShapeDtypeStruct((*leading, *shape), dtype, sharding=sharding)
-            for name, (shape, dtype) in shapes.items()
-        }
-
-    lower = batch((plan.lower_steps, plan.accumulate), plan.rows)
-    return lower, batch((plan.accumulate,), plan.upper_rows or plan.rows)
-
-
-def _solver_in(schedule: Schedule) -> Solver:
-    return next(
-        move.solver
-        for moves in schedule
-        for move in moves
-        if isinstance(move, Train) and "outer" in move.updates
+    trained = parameters("float32") if begun is None else begun[1]
+    token_row = jax.ShapeDtypeStruct((-(-run.data.max_length // 8) * 8,), jnp.int32)
+    row = {"tokens": token_row, "segments": token_row}
+    return plan_step(
+        solver_of,
+        trained,
+        row | {"loss_mask": jax.ShapeDtypeStruct(token_row.shape, jnp.bool_)},
+        replace(run.training.plan, lower_steps=run.bds.lower_steps),
+        sizes={"row_id": rows},
+        layout=layout,
+        frozen=None if begun is None else parameters(run.model.dtype),
     )
 
 
 def run(memory: Memory) -> None:
     """Prints what the step needs."""
-    mesh = _mesh(memory)
-    config = _architecture(memory.run)
-    plan = plan_step(memory.run, config, mesh, memory.rows)
-    base, state, *_ = plan.arguments
-    devices = f"{mesh.shape[AXIS]} x {mesh.devices.flat[0].device_kind}"
+    layout = _layout(memory)
+    plan = plan_run(memory.run, _architecture(memory.run), layout, memory.rows)
+    frozen, state = plan.frozen, plan.state
+    devices = f"{layout.mesh.size} x {layout.mesh.devices.flat[0].device_kind}"
     print(f"{memory.run.preset} on {devices}, GiB on each device")
-    if base is not None:
-        print(f"  {_gib(base):8.2f}  {_count(base):,} frozen parameters, {memory.run.model.dtype}")
-    print(f"  {_gib(state.inner.inner):8.2f}  {_count(state.inner.inner):,} trained parameters, float32")
-    others = _gib(state) - _gib(state.inner.inner)
+    if frozen is not None:
+        print(f"  {gibibytes(frozen):8.2f}  {_count(frozen):,} frozen parameters, {memory.run.model.dtype}")
+    print(f"  {gibibytes(state.inner.inner):8.2f}  {_count(state.inner.inner):,} trained parameters, float32")
+    others = gibibytes(state) - gibibytes(state.inner.inner)
     print(f"  {others:8.2f}  optimizer states, other copies, row weights")
     print("compiling ...", file=sys.stderr)
     found: Any = plan.lower().compile().memory_analysis()
@@ -215,7 +134,7 @@ def run(memory: Memory) -> None:
     print(f"  {total / 2**30:8.2f}  in all")
 
 
-def _mesh(memory: Memory) -> Mesh:
+def _layout(memory: Memory) -> Layout:
     if memory.topology is not None:
         if memory.devices is not None:
             raise InputError("--devices simulates, and --topology names real ones: leave one out")
@@ -226,10 +145,10 @@ def _mesh(memory: Memory) -> Mesh:
             raise InputError(f"--devices {memory.devices}: give 1 or more")
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", memory.devices)
-    return data_mesh()
+    return data_layout()
 
 
-def _tpu(topology: str) -> Mesh:
+def _tpu(topology: str) -> Layout:
     # One chip alone is no whole host of any kind.
     alone = {"chips_per_host_bounds": (1, 1, 1)} if topology.endswith(":1x1") else {}
     try:
@@ -239,17 +158,16 @@ def _tpu(topology: str) -> Mesh:
         raise InputError(
             f"--topology {topology}: no such TPU, or no libtpu (pip install 'jax[tpu]'): {said}"
         ) from None
-    return Mesh(found.devices, (AXIS,), axis_types=(AxisType.Auto,))
+    return Layout(Mesh(found.devices, (AXIS,), axis_types=(AxisType.Auto,)))
 
 
 def _architecture(run: BDSAlpaca) -> DecoderConfig:
-    known = ARCHITECTURES.get(str(run.model.model))
-    if known is not None:
-        return known
-    found = find_model(run.model)
-    return (
-        found[1] if found is not None else random_config(run.model, run.model.vocab_size, run.data.max_length)
-    )
+    chosen = run.model
+    if chosen.model is None:
+        sizes = {n: getattr(chosen, n) for n in ("width", "layers", "heads", "kv_heads", "mlp_width")}
+        return models.small(chosen.vocab_size, max_length=run.data.max_length, **sizes)
+    known = models.KNOWN.get(str(chosen.model))
+    return models.find(chosen.model).config if known is None else known
 
 
 def _micro_batch(run: BDSAlpaca) -> str:
@@ -260,22 +178,11 @@ def _count(tree: Any) -> int:
     return sum(x.size for x in jax.tree.leaves(tree))
 
 
-def _gib(tree: Any) -> float:
-    """What one device holds of the arrays."""
-
-    def size(x: Any) -> int:
-        held = x.sharding.shard_shape(x.shape) if x.sharding is not None else x.shape
-        # Keys have no size of their own type; they are a few bytes.
-        return 0 if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else math.prod(held) * x.dtype.itemsize
-
-    return sum(map(size, jax.tree.leaves(tree))) / 2**30
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     presets = {name: Memory(run=preset) for name, preset in presets_for(arguments).items()}
-    return run_command(NAME, presets, run, arguments)
+    return run_command(NAME, presets, run, arguments, REFUSALS)
 
 
 if __name__ == "__main__":

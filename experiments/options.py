@@ -10,8 +10,11 @@ import tyro
 
 from bilevel.core.estimators import EstimatorName, EstimatorSettings
 from bilevel.data.corpus import Shares
+from bilevel.data.corpus.text import TextShares
+from bilevel.data.documents import Separator
 from bilevel.errors import InputError
 from bilevel.methods import TrainingSettings
+from models import LoraConfig
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,48 @@ class CorpusOptions:
     valid: int = 128
     test: int = 512
     shares: Shares = field(default_factory=Shares)
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """Which text: files of your own, or (without --train) the embedded corpus as text of mixed sources.
+
+    Attributes:
+        train: Documents to weight, from one file or several with commas between them, each a source of its own: .txt
+            files (documents stand apart by <|endoftext|> or blank lines), or whatever holds rows with a column text.
+        valid: Passages whose last word the upper level wants to be told, needed with --train: rows with the columns
+            context and continuation (LAMBADA's), or text, whose last word is cut off. Without --test one half of them
+            goes to the upper level, the other to the final table.
+        test: Passages for the final table, in the same form.
+        separator: What stands between the documents of a .txt file; auto is <|endoftext|> where the file holds it, else
+            blank lines.
+        max_length: Most tokens of a row: longer documents are cut into pieces of about equal length, longer passages
+            lose their beginning.
+        max_rejected: Largest share of a file's rows that may be unusable before the run refuses it.
+    """
+
+    train: Annotated[str | None, tyro.conf.arg(metavar="FILE,FILE,...")] = None
+    valid: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    test: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    separator: Separator = "auto"
+    max_length: int = 128
+    max_rejected: float = 0.5
+
+
+@dataclass(frozen=True)
+class TextCorpusOptions:
+    """The embedded corpus as text, generated from the seed; used without --train.
+
+    Attributes:
+        rows: Documents.
+        valid: Passages for the upper level.
+        test: Passages for the final table.
+    """
+
+    rows: int = 4000
+    valid: int = 128
+    test: int = 512
+    shares: TextShares = field(default_factory=TextShares)
 
 
 @dataclass(frozen=True)
@@ -123,6 +168,11 @@ class LoraOptions:
         """Whether an adapter is trained."""
         return self.rank is not None or self.adapter is not None
 
+    @property
+    def settings(self) -> LoraConfig | Path | None:
+        """Settings of a fresh adapter, the folder of one to go on from, or None."""
+        return self.adapter if self.rank is None else LoraConfig(self.rank, self.alpha, self.targets)
+
     def __post_init__(self) -> None:
         defaults = type(self).__dataclass_fields__
         given = [n for n in ("alpha", "targets") if getattr(self, n) != defaults[n].default]
@@ -149,7 +199,7 @@ class HypergradientOptions(EstimatorSettings):
 
 
 def in_steps(training: TrainingSettings, defaults: TrainingSettings, rows: int) -> TrainingSettings:
-    """Returns the settings with epochs turned into steps.
+    """The settings with epochs turned into steps.
 
     Args:
         training: from the flags.

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
+from bilevel.core.ranges import check_ranges
 from bilevel.methods import TrainingSettings
 from bilevel.methods.dwm import DWMSettings
+from bilevel.runs.run_options import RunOptions
 from bilevel.weighting import EncoderSettings
-from experiments.options import ModelOptions
-from experiments.run_options import RunOptions
-from experiments.text_inputs import TextCorpusOptions, TextOptions
+from experiments.options import ModelOptions, TextCorpusOptions, TextOptions
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class DWMPretrain:
 
         python -m experiments.dwm_pretrain --train stories.txt,articles.txt --valid passages.jsonl --steps 500
 
-    The run folder holds snapshots/ (the network after each stage, for --weighting of other runs and for
+    The run folder holds snapshots/ (the network after each stage, for experiments.transfer and for
     experiments.dwm_filter), weights.parquet (each document's weight and loss, by stage), selected.jsonl, model/ and
     report.html, which shows what the weights prefer and how much each source weighs, stage by stage.
 
@@ -36,9 +35,6 @@ class DWMPretrain:
         seed: Of the text corpus, the halves of --valid, the random model, the network and the order of documents.
         baselines: Whether to train what DWM must be compared with, too.
         top_share: Share of the documents that selected.jsonl keeps, the heaviest.
-        weighting: A network that a run of DWM on plain text has trained, to weight these documents by: the run's folder
-            (the snapshot of each of its stages serves for as large a share of the steps), RUN/last, or a snapshot's own
-            folder. It stays frozen: nothing is learned about documents.
         population: Inner models that teach the network, as in DataRater: 1 is the run's own model; more are trained
             beside it, each with an Adam of its own on the network's gradient, and their steps are averaged.
         reset_every: Steps of the network after which a model of the population begins anew, one after another; 0 for
@@ -50,7 +46,6 @@ class DWMPretrain:
     seed: int = 0
     baselines: Literal["all", "none"] = "all"
     top_share: float = 0.5
-    weighting: Annotated[Path | None, tyro.conf.arg(metavar="RUN|SNAPSHOT")] = None
     population: int = 1
     reset_every: int = 0
     alarm: float = 0.1
@@ -62,14 +57,13 @@ class DWMPretrain:
     dwm: DWMSettings = field(default_factory=DWMSettings)
 
     def __post_init__(self) -> None:
-        for name, inside, allowed in (
+        check_ranges(
+            self,
             ("top_share", 0 < self.top_share <= 1, "in (0, 1]"),
             ("population", self.population >= 1, "1 or more"),
             ("reset_every", self.reset_every >= 0, "0 or more"),
             ("alarm", 0 <= self.alarm <= 1, "in [0, 1]"),
-        ):
-            if not inside:
-                raise ValueError(f"{name} must be {allowed}, not {getattr(self, name)}")
+        )
         if self.reset_every and self.population == 1:
             raise ValueError("reset_every resets models of a population: give --population 2 or more with it")
 
@@ -89,7 +83,7 @@ PRESETS = {
             network="tokens_and_loss",
             encoder=EncoderSettings(width=4, heads=1, mlp_width=4),
             signal="relative",
-            lower_steps="committed",
+            model_steps="committed",
             hypergradient_steps=150,
             learning_rate=1e-3,
             weight_decay=1.0,

@@ -10,6 +10,7 @@ import pytest
 
 from bilevel.report.model_card import FILE as CARD
 from bilevel.schedule import CheckpointSaver
+from experiments.bds_alpaca import main
 
 SMALL = [
     *("--steps", "6", "--batch-rows", "16", "--upper-rows", "16", "--bds.outer-warmup", "2", "--seed", "3"),
@@ -50,3 +51,14 @@ def summary(folder: Path) -> dict:
     found = json.loads((folder / "summary.json").read_text())
     del found["seconds"]
     return found
+
+
+def refuses(flags: list[str], said: str, capsys, tmp_path) -> None:
+    """One line on standard error, a non-zero exit, and no run folder: nothing was begun."""
+    assert main([*SMALL, *flags]) != 0
+    error = capsys.readouterr().err
+    *warnings, error = error.splitlines()
+    assert all(line.startswith("warning: ") for line in warnings)
+    assert error.startswith("error: ")
+    assert said in error
+    assert not (tmp_path / "runs").exists()

@@ -13,8 +13,10 @@ import pytest
 from bilevel.runs.config_file import read_config
 from bilevel.runs.weights import read_weights
 from experiments.bds_alpaca import BDSAlpaca, main
-from experiments.inputs import load_inputs
+from experiments.loading import load_rows
 from experiments.options import CorpusOptions, DataOptions, LoraOptions, ModelOptions
+
+pytestmark = pytest.mark.slow
 
 STEPS = [
     *("--steps", "6", "--batch-rows", "16", "--upper-rows", "16", "--bds.outer-warmup", "1"),
@@ -66,7 +68,7 @@ def test_the_adapter_lowers_the_loss_of_the_rows_and_the_weights_moved(run: Path
     data = DataOptions(str(run.parent / "train.jsonl"), str(run.parent / "valid.jsonl"), max_length=64)
     model = ModelOptions(model=shared_folder / "models" / "stories260k")
     for lora, column in ((LoraOptions(), "loss_start"), (LoraOptions(adapter=run / "model"), "loss_end")):
-        inputs = load_inputs(data, CorpusOptions(), model, seed=0, lora=lora)
-        batch = jax.tree.map(jnp.asarray, inputs.sets.encoded["pool"].batch(list(range(16))))
-        found = jax.jit(inputs.row_losses)(inputs.params, batch).means
+        inputs = load_rows(data, CorpusOptions(), model, seed=0, lora=lora)
+        batch = jax.tree.map(jnp.asarray, inputs.data["pool"].batch(list(range(16))))
+        found = jax.jit(inputs.model.row_losses)(inputs.model.params, batch).means
         np.testing.assert_allclose(found, weights[column][:16], rtol=1e-4)

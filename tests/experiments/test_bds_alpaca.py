@@ -11,42 +11,28 @@ import pytest
 from huggingface_hub import ModelCard
 from transformers import AutoTokenizer
 
-import models
 from bilevel.data import read_rows
 from bilevel.data.corpus import make_corpus
 from bilevel.data.files import write_rows
 from bilevel.errors import InputError
 from bilevel.runs.config_file import read_config
 from bilevel.runs.metrics import read_metrics
+from bilevel.runs.standing import standing
 from bilevel.runs.timing import read_timings
 from bilevel.runs.weights import read_weights
-from experiments.bds_alpaca import BDSAlpaca, main, to_check
-from models.folder import read_folder, write_folder
+from experiments.bds_alpaca import job_of_run, main
+from experiments.bds_config import BDSAlpaca
+from models.folder import read_folder
+from tests.experiments.model_folder import write_model
+from tests.experiments.runs import SMALL, refuses
 
-SMALL = [
-    *("--steps", "6", "--batch-rows", "16", "--upper-rows", "16", "--bds.outer-warmup", "2"),
-    *("--width", "16", "--layers", "1", "--heads", "2", "--kv-heads", "1", "--mlp-width", "16"),
-]
-CORPUS = ["--corpus.rows", "48", "--corpus.valid", "16", "--corpus.test", "16"]
+ALONE = [*SMALL, "--baselines", "none"]
 METHODS = ["bds", "uniform", "direct_mixing", "validation_only", "clean_only"]
 METRICS = ["test_loss", "test_exact_match", "fault_auc", "hard_auc", "effective_sample_size"]
 
 
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def embedded(tmp_path_factory):
-    """A run on the embedded corpus with every baseline."""
-    folder = tmp_path_factory.mktemp("embedded") / "run"
-    assert main([*SMALL, *CORPUS, "--run-dir", str(folder), "--seed", "3"]) == 0
-    return folder
-
-
-def test_the_summary_has_every_method_and_null_where_a_number_means_nothing(embedded):
-    summary = json.loads((embedded / "summary.json").read_text())
+def test_the_summary_has_every_method_and_null_where_a_number_means_nothing(bds_run):
+    summary = json.loads((bds_run / "summary.json").read_text())
     assert list(summary) == ["experiment", "preset", "seed", "seconds", "steps", "methods"]
     assert (summary["experiment"], summary["preset"], summary["seed"], summary["steps"]) == (
         "bds_alpaca",
@@ -65,8 +51,8 @@ def test_the_summary_has_every_method_and_null_where_a_number_means_nothing(embe
     assert lines["uniform"]["effective_sample_size"] == 48
 
 
-def test_the_weights_have_a_line_for_each_row_with_its_losses_and_labels(embedded):
-    weights = read_weights(embedded / "weights.parquet")
+def test_the_weights_have_a_line_for_each_row_with_its_losses_and_labels(bds_run):
+    weights = read_weights(bds_run / "weights.parquet")
     corpus = make_corpus(3, rows=48, valid=16, test=16)
     assert list(weights["id"]) == [row.id for row in corpus.train]
     assert {"weight", "loss_start", "loss_end", "fault", "hard", "duplicate", "kind"} <= set(weights)
@@ -76,72 +62,73 @@ def test_the_weights_have_a_line_for_each_row_with_its_losses_and_labels(embedde
     assert np.mean(weights["loss_end"]) < np.mean(weights["loss_start"])
 
 
-def test_selected_rows_are_the_heaviest_and_can_be_read_back(embedded):
-    selected = read_rows(embedded / "selected.jsonl").rows
-    weights = read_weights(embedded / "weights.parquet")
+def test_selected_rows_are_the_heaviest_and_can_be_read_back(bds_run):
+    selected = read_rows(bds_run / "selected.jsonl").rows
+    weights = read_weights(bds_run / "weights.parquet")
     ids = [row.extra["id"] for row in selected]
     assert len(ids) == 24
     heaviest = np.asarray(weights["id"])[np.argsort(-weights["weight"], kind="stable")[:24]]
     assert ids == list(heaviest)
 
 
-def test_the_configuration_and_metrics_can_be_read_back(embedded):
-    config = read_config(embedded, BDSAlpaca)
+def test_the_configuration_and_metrics_can_be_read_back(bds_run):
+    config = read_config(bds_run, BDSAlpaca)
     assert config.training.steps == 6
     assert config.corpus.rows == 48
     assert config.seed == 3
-    lines = read_metrics(embedded)
+    lines = read_metrics(bds_run)
     assert list(lines) == METHODS
     assert [line["step"] for line in lines["bds"]] == [1, 2, 3, 4, 5, 6]
 
 
-def test_the_model_folder_holds_the_trained_model_and_its_tokenizer(embedded):
-    config, params = read_folder(embedded / "model")
+def test_the_model_folder_holds_the_trained_model_and_its_tokenizer(bds_run):
+    config, params = read_folder(bds_run / "model")
     assert (config.width, config.layers) == (16, 1)
-    assert (embedded / "model" / "tokenizer.json").is_file()
+    assert (bds_run / "model" / "tokenizer.json").is_file()
     assert np.all(np.isfinite(params["embedding"]["table"]))
 
 
-def test_the_model_has_a_card_and_a_tokenizer_that_transformers_loads(embedded):
-    found = ModelCard.load(embedded / "model" / "README.md")
+def test_the_model_has_a_card_and_a_tokenizer_that_transformers_loads(bds_run):
+    found = ModelCard.load(bds_run / "model" / "README.md")
     assert found.data.library_name == "transformers"
     assert "by BDS on 48 rows in 6 steps" in found.text
     assert "| clean only (oracle) |" in found.text
-    assert AutoTokenizer.from_pretrained(embedded / "model").eos_token_id is not None
+    assert AutoTokenizer.from_pretrained(bds_run / "model").eos_token_id is not None
 
 
-def test_weights_and_selected_rows_load_in_datasets(embedded, tmp_path):
+def test_weights_and_selected_rows_load_in_datasets(bds_run, tmp_path):
     for kind, name, count in (("parquet", "weights.parquet", 48), ("json", "selected.jsonl", 24)):
-        path = str(embedded / name)
+        path = str(bds_run / name)
         rows = datasets.load_dataset(kind, data_files=path, split="train", cache_dir=str(tmp_path / "cache"))
         assert len(rows) == count
         assert rows[0]["id"].startswith("corpus-train:")
 
 
-def test_the_run_says_how_long_each_part_took(embedded):
-    (parts,) = read_timings(embedded)
+def test_the_run_says_how_long_each_part_took(bds_run):
+    (parts,) = read_timings(bds_run)
     names = [part.name for part in parts]
     assert {"reading rows", "encoding rows", "BDS: train", "uniform SFT: evaluate", "other"} <= set(names)
     train = next(part for part in parts if part.name == "BDS: train")
     assert train.seconds > train.compiling > 0
-    assert "BDS: train" in (embedded / "report.html").read_text()
+    assert "BDS: train" in (bds_run / "report.html").read_text()
 
 
-def test_the_report_stands_alone_and_shows_rows(embedded):
-    page = (embedded / "report.html").read_text()
+def test_the_report_stands_alone_and_shows_rows(bds_run):
+    page = (bds_run / "report.html").read_text()
     assert page.count('<svg role="img"') >= 6
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "src=" not in page
-    heaviest = read_rows(embedded / "selected.jsonl").rows[0]
+    heaviest = read_rows(bds_run / "selected.jsonl").rows[0]
     assert heaviest.extra["id"] in page
 
 
-def test_the_same_command_gives_the_same_weights_and_model(embedded, tmp_path):
+@pytest.mark.slow
+def test_the_same_command_gives_the_same_weights_and_model(bds_run, tmp_path):
     again = tmp_path / "again"
-    assert main([*SMALL, *CORPUS, "--run-dir", str(again), "--seed", "3", "--baselines", "none"]) == 0
-    first, second = (read_weights(folder / "weights.parquet") for folder in (embedded, again))
+    assert main([*SMALL, "--run-dir", str(again), "--baselines", "none"]) == 0
+    first, second = (read_weights(folder / "weights.parquet") for folder in (bds_run, again))
     np.testing.assert_array_equal(first["weight"], second["weight"])
-    stored = [(folder / "model" / "model.safetensors").read_bytes() for folder in (embedded, again)]
+    stored = [(folder / "model" / "model.safetensors").read_bytes() for folder in (bds_run, again)]
     assert stored[0] == stored[1]
     assert list(json.loads((again / "summary.json").read_text())["methods"]) == ["bds"]
 
@@ -154,8 +141,8 @@ def files(tmp_path):
     for name in ("train", "valid", "test"):
         paths[name] = tmp_path / f"{name}.jsonl"
         write_rows(paths[name], getattr(corpus, name))
-    assert main([*SMALL, *CORPUS, "--baselines", "none", "--run-dir", str(tmp_path / "first")]) == 0
-    return paths | {"model": tmp_path / "first" / "model"}
+    write_model(tmp_path / "model")
+    return paths | {"model": tmp_path / "model"}
 
 
 def test_own_files_and_model(files, tmp_path, capsys):
@@ -166,7 +153,7 @@ def test_own_files_and_model(files, tmp_path, capsys):
         *("--train", str(files["train"]), "--valid", str(files["valid"])),
         *("--model", str(files["model"])),
     ]
-    assert main([*SMALL, *flags, "--run-dir", "own"]) == 0
+    assert main([*ALONE, *flags, "--packing", "off", "--run-dir", "own"]) == 0
     said = capsys.readouterr()
     assert "1 of 42 rows rejected (empty response)" in said.err
     assert "1 of 16 validation rows share their prompt" in said.err
@@ -179,10 +166,14 @@ def test_own_files_and_model(files, tmp_path, capsys):
     assert summary["methods"]["bds"]["fault_auc"] is not None
 
 
+def where_it_stands(folder):
+    return standing(folder, job_of_run(folder))
+
+
 def test_an_implicit_hypergradient_is_chosen_by_name_and_what_it_saw_is_logged(tmp_path, capsys):
     flags = ["--hypergradient", "conjugate_gradient", "--hypergradient.curvature", "gauss_newton"]
-    flags += ["--hypergradient.relative-damping", "0.1", "--bds.lower-steps", "2", "--baselines", "none"]
-    assert main([*SMALL, *CORPUS, *flags, "--run-dir", "implicit"]) == 0
+    flags += ["--hypergradient.relative-damping", "0.1", "--bds.lower-steps", "2", "--packing", "off"]
+    assert main([*ALONE, *flags, "--run-dir", "implicit"]) == 0
     assert "2 inner steps between outer steps" in capsys.readouterr().err
     last = read_metrics(tmp_path / "implicit")["bds"][-1]
     assert last["step"] == 6
@@ -191,127 +182,14 @@ def test_an_implicit_hypergradient_is_chosen_by_name_and_what_it_saw_is_logged(t
     assert 0 < last["damping"] <= last["curvature"]
     # Steps are those of the model, as --steps counts them, and not those of the solver.
     assert json.loads((tmp_path / "implicit" / "summary.json").read_text())["steps"] == 6
-    checkable = to_check(tmp_path / "implicit")
+    checkable = where_it_stands(tmp_path / "implicit")
     assert (checkable.step, checkable.lower_steps) == (3, 2)
     assert (checkable.estimator.name, checkable.estimator.curvature) == ("conjugate_gradient", "gauss_newton")
     assert jnp.any(checkable.point.outer != 0)
     config = tmp_path / "implicit" / "config.yaml"
-    config.write_text(config.read_text().replace("seed: 0", "seed: 1"))
+    config.write_text(config.read_text().replace("seed: 3", "seed: 1"))
     with pytest.raises(InputError, match="changed since the run began"):
-        to_check(tmp_path / "implicit")
-
-
-def test_an_estimator_that_does_not_suit_is_refused_before_anything_is_trained(tmp_path, capsys):
-    refuses(["--hypergradient", "dense", "--width", "64"], "inner variables are more than", capsys, tmp_path)
-
-
-def broken(tmp_path, name: str, text: str):
-    path = tmp_path / name
-    path.write_text(text)
-    return str(path)
-
-
-ROW = '{"instruction": "Add 1 and 1.", "output": "2"}\n'
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (None, "no such file"),
-        (ROW + '{"instruction": \n', "train.jsonl:2: broken JSON"),
-        ('{"instruction": "Say no."}\n', "column 'output' is missing"),
-        ("", "the file is empty"),
-        ('{"instruction": "Say no.", "output": ""}\n' * 3, "only empty responses"),
-        (ROW * 4, "batch size 16 is larger than the data (4 rows)"),
-    ],
-    ids=["missing", "broken", "column", "empty", "empty responses", "few rows"],
-)
-def test_unusable_training_rows(content, said, tmp_path, capsys):
-    train = str(tmp_path / "train.jsonl") if content is None else broken(tmp_path, "train.jsonl", content)
-    valid = broken(tmp_path, "valid.jsonl", ROW.replace("1", "2") * 16)
-    refuses(["--train", train, "--valid", valid], said, capsys, tmp_path)
-
-
-def test_validation_rows_that_are_all_training_rows(tmp_path, capsys):
-    train = broken(tmp_path, "train.jsonl", ROW * 20)
-    refuses(
-        ["--train", train, "--valid", train],
-        "all 20 validation rows stand in the training rows",
-        capsys,
-        tmp_path,
-    )
-
-
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        (["--steps", "0"], "steps must be at least 1"),
-        (["--batch-rows", "64"], "batch size 64 is larger than the data (48 rows)"),
-        (["--stepz", "3"], "--stepz"),
-        (["--preset", "huge"], "huge"),
-        (["--hypergradient", "magic"], "magic"),
-        (["--train", "rows.jsonl"], "--valid"),
-        (["--valid", "rows.jsonl"], "--train"),
-        (["--tokenizer", "nowhere"], "no such folder"),
-        (["--model", "nowhere"], "nowhere"),
-        (["--corpus.shares.fault", "1.5"], "fault"),
-        (["--vocab-size", "12"], "too small"),
-        (["--heads", "3"], "heads"),
-        (["--seed", "-1"], "seed"),
-        (["--max-length", "2"], "maximum length"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)
-def test_unusable_flags(flags, said, tmp_path, capsys):
-    refuses(flags, said, capsys, tmp_path)
-
-
-def damaged_model(kind: str, folder) -> str:
-    """A model folder with one thing wrong; returns what the error must say."""
-    config = models.DecoderConfig(vocab_size=8, width=8, layers=1, heads=2, kv_heads=1, mlp_width=8)
-    import jax
-
-    write_folder(folder, config, models.init(config, jax.random.key(0)))
-    described = json.loads((folder / "config.json").read_text())
-    weights = folder / "model.safetensors"
-    if kind == "no config":
-        (folder / "config.json").unlink()
-        return "config.json"
-    if kind == "no weights":
-        weights.unlink()
-        return "model.safetensors"
-    if kind == "truncated":
-        weights.write_bytes(weights.read_bytes()[:-100])
-        return "model.safetensors"
-    if kind == "unknown architecture":
-        (folder / "config.json").write_text(json.dumps(described | {"model_type": "mamba"}))
-        return "mamba"
-    tokenizer = folder / "tokenizer"
-    from bilevel.data import train_tokenizer
-
-    train_tokenizer(["a b c"], 300).save_pretrained(tokenizer)
-    (folder / "tokenizer.json").write_text((tokenizer / "tokenizer.json").read_text())
-    (folder / "tokenizer_config.json").write_text((tokenizer / "tokenizer_config.json").read_text())
-    return "embedding only 8 rows"
-
-
-@pytest.mark.parametrize(
-    "kind", ["no config", "no weights", "truncated", "unknown architecture", "small embedding"]
-)
-def test_unusable_models(kind, tmp_path, capsys):
-    said = damaged_model(kind, tmp_path / "model")
-    refuses(["--model", str(tmp_path / "model")], said, capsys, tmp_path)
-
-
-def refuses(flags: list[str], said: str, capsys, tmp_path) -> None:
-    """One line on standard error, a non-zero exit, and no run folder: nothing was begun."""
-    assert main([*SMALL, *CORPUS, *flags]) != 0
-    error = capsys.readouterr().err
-    *warnings, error = error.splitlines()
-    assert all(line.startswith("warning: ") for line in warnings)
-    assert error.startswith("error: ")
-    assert said in error
-    assert not (tmp_path / "runs").exists()
+        where_it_stands(tmp_path / "implicit")
 
 
 def test_wandb_without_its_package_is_refused_before_anything_runs(monkeypatch, capsys, tmp_path):
@@ -319,12 +197,13 @@ def test_wandb_without_its_package_is_refused_before_anything_runs(monkeypatch, 
     refuses(["--wandb", "project"], "pip install wandb", capsys, tmp_path)
 
 
+@pytest.mark.slow
 def test_wandb_offline_keeps_everything_in_the_run_folder(monkeypatch, tmp_path):
     wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
     flags = ["--baselines", "none", "--run-dir", "run", "--wandb", "project"]
-    assert main([*SMALL, *CORPUS, *flags]) == 0
+    assert main([*SMALL, *flags]) == 0
     wandb.teardown()
     identity = json.loads((tmp_path / "run" / "wandb.json").read_text())["id"]
     (log,) = (tmp_path / "run" / "wandb").glob(f"offline-run-*/run-{identity}.wandb")

@@ -10,11 +10,15 @@ import jax.numpy as jnp
 import optax
 import pytest
 
+from bilevel import check
 from bilevel.check import main
-from bilevel.core import CheckPoint, EstimatorSettings
-from bilevel.schedule.checking import CheckableRun
+from bilevel.core import EstimatorSettings, EvaluationPoint, frozen
+from bilevel.methods import Method
+from bilevel.model import Model
+from bilevel.runs.job import Job
+from bilevel.runs.standing import Standing
 from experiments import bds_alpaca, dwm_alpaca
-from tests.zoo import network, row_problem, rows
+from tests.zoo import network, row_losses, row_problem, rows
 
 SMALL = [
     *("--steps", "6", "--batch-rows", "16", "--upper-rows", "16", "--baselines", "none"),
@@ -27,25 +31,28 @@ ENCODER = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
 @pytest.fixture
 def checkable(tmp_path, monkeypatch):
     """Makes a run folder of an experiment whose runs stand at a small network's start."""
 
     def made(estimator: EstimatorSettings, lower_steps: int = 1) -> None:
         params, optimizer = network(jax.random.key(0)), optax.sgd(0.1)
-        point = CheckPoint(jnp.zeros(6), params, rows(1, 6), rows(2, 4), optimizer)
+        point = EvaluationPoint(jnp.zeros(6), params, rows(1, 6), rows(2, 4), optimizer)
+        job = Job({"uniform": unmoved()}, {}, Model(row_losses, params), "uniform")
         module = ModuleType("experiments.invented")
-        module.to_check = lambda folder: CheckableRun(row_problem(6), point, estimator, 7, lower_steps)  # type: ignore[attr-defined]
+        module.job_of_run = lambda folder: job  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "experiments.invented", module)
+        at = Standing(row_problem(6), point, estimator, 7, lower_steps)
+        monkeypatch.setattr(check, "standing", lambda folder, given: at if given is job else None)
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / "config.yaml").write_text("experiment: invented\n")
 
     return made
+
+
+def unmoved() -> Method:
+    problem = row_problem(6)
+    return Method(problem, frozen(problem, optax.sgd(0.1)), ())
 
 
 def test_estimators_are_compared_with_the_next_step_and_with_further_ones(checkable, capsys):

@@ -32,11 +32,6 @@ METHODS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
 @pytest.mark.slow
 def test_a_run_compares_the_network_with_what_its_parts_do_alone(tmp_path, capsys):
     folder = tmp_path / "run"

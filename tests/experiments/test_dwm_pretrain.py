@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -15,52 +14,43 @@ from bilevel.runs.weights import read_weights
 from bilevel.storage.snapshots import read_snapshots
 from experiments.dwm_filter import main as filter_main
 from experiments.dwm_pretrain import main
+from experiments.transfer import main as transfer_main
 from models.folder import read_folder
 from tests.experiments.runs import same_run, stop_when_asked
 
-SMALL = [
-    *(
-        "--steps",
-        "6",
-        "--batch-rows",
-        "16",
-        "--upper-rows",
-        "16",
-        "--max-length",
-        "32",
-        "--baselines",
-        "none",
-    ),
+TRAINING = [
+    *("--steps", "6", "--batch-rows", "16", "--upper-rows", "16", "--packing", "off", "--max-length", "32"),
     *("--width", "16", "--layers", "1", "--heads", "2", "--kv-heads", "1", "--mlp-width", "16"),
-    *("--dwm.stages", "2", "--dwm.hypergradient-steps", "2", "--dwm.lower-steps", "virtual"),
-    *("--dwm.encoder.width", "8", "--dwm.encoder.heads", "2", "--dwm.encoder.mlp-width", "8"),
+    *("--baselines", "none"),
+]
+# A network of relative losses compiles fastest.
+SMALL = [
+    *TRAINING,
+    *("--dwm.stages", "2", "--dwm.hypergradient-steps", "2", "--dwm.model-steps", "virtual"),
+    *("--dwm.network", "relative_loss"),
 ]
 CORPUS = ["--corpus.rows", "48", "--corpus.valid", "16", "--corpus.test", "16"]
 
 
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory):
-    """A run on the embedded text, its network taught by two models."""
+    """A run on the embedded text."""
     folder = tmp_path_factory.mktemp("embedded") / "run"
-    flags = ["--population", "2", "--reset-every", "2", "--run-dir", str(folder)]
-    assert main([*SMALL, *CORPUS, *flags]) == 0
+    assert main([*SMALL, *CORPUS, "--run-dir", str(folder)]) == 0
     return folder
 
 
 @pytest.mark.slow
-def test_a_run_that_is_stopped_between_its_stages_ends_as_the_one_that_was_not(
-    embedded, tmp_path, monkeypatch
+def test_a_run_with_a_population_that_is_stopped_between_its_stages_ends_as_the_one_that_was_not(
+    tmp_path, monkeypatch
 ):
+    flags = [*SMALL, *CORPUS, "--population", "2", "--reset-every", "2"]
+    assert main([*flags, "--run-dir", "whole"]) == 0
     with monkeypatch.context() as patch:
         stop_when_asked(patch, 9)
-        assert main([*SMALL, *CORPUS, "--population", "2", "--reset-every", "2", "--run-dir", "run"]) == 143
+        assert main([*flags, "--run-dir", "run"]) == 143
     assert main(["--resume", "run"]) == 0
-    same_run(tmp_path / "run", embedded)
+    same_run(tmp_path / "run", tmp_path / "whole")
 
 
 def test_a_run_leaves_weights_by_stage_and_source_and_a_model(embedded):
@@ -95,9 +85,10 @@ def test_snapshots_of_text_know_that_they_read_text(embedded):
     assert second.info.trained_on["experiment"] == "dwm_pretrain"
 
 
+@pytest.mark.slow
 def test_it_weights_another_model_on_text_it_never_saw(embedded, tmp_path, capsys):
-    flags = [*SMALL, *CORPUS, "--width", "32", "--seed", "5", "--weighting", str(embedded)]
-    assert main([*flags, "--run-dir", "wide"]) == 0
+    flags = [*TRAINING, *CORPUS, "--width", "32", "--seed", "5", "--weighting", str(embedded)]
+    assert transfer_main([*flags, "--run-dir", "wide"]) == 0
     summary = json.loads((tmp_path / "wide/summary.json").read_text())
     assert list(summary["methods"]) == ["transferred"]
     assert read_folder(tmp_path / "wide/model")[0].width == 32
@@ -106,16 +97,14 @@ def test_it_weights_another_model_on_text_it_never_saw(embedded, tmp_path, capsy
     assert "boilerplate" in table
 
 
-def test_a_network_that_read_instruction_rows_is_refused(embedded, tmp_path, capsys):
-    copy = tmp_path / "rows"
-    shutil.copytree(embedded / "snapshots/stage-2", copy)
-    raw = json.loads((copy / "snapshot.json").read_text())
-    (copy / "snapshot.json").write_text(json.dumps(raw | {"template": "plain"}))
-    assert main([*SMALL, *CORPUS, "--weighting", str(copy)]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert "trained on instruction rows, and cannot weight plain text; name a run of dwm_pretrain" in error
-    assert not (tmp_path / "runs").exists()
+def test_its_filter_keeps_documents_of_a_text_file(embedded, files):
+    flags = ["--weighting", str(embedded), "--data", "stories.txt", "--keep", "0.5", "--run-dir", "kept"]
+    assert filter_main(flags) == 0
+    kept = read_documents(files / "kept" / "kept.txt").rows
+    originals = {row.output for row in read_documents(files / "stories.txt").rows}
+    assert len(kept) == 9
+    assert {row.output for row in kept} <= originals
+    assert len(read_weights(files / "kept" / "weights.parquet")["score"]) == 18
 
 
 @pytest.mark.slow
@@ -151,7 +140,8 @@ def files(tmp_path):
 TEXT = ["--train", "stories.txt, articles.txt", "--valid", "passages.jsonl"]
 
 
-def test_own_text_of_several_sources_and_its_filter(files, capsys):
+@pytest.mark.slow
+def test_own_text_of_several_sources(files, capsys):
     assert main([*SMALL, *TEXT, "--run-dir", "own"]) == 0
     said = capsys.readouterr()
     assert (
@@ -160,15 +150,6 @@ def test_own_text_of_several_sources_and_its_filter(files, capsys):
     assert "pool: articles 24, stories 18" in said.err
     table = said.out.splitlines()
     assert any(line.startswith("articles") for line in table)
-    assert (
-        filter_main(["--weighting", "own", "--data", "stories.txt", "--keep", "0.5", "--run-dir", "kept"])
-        == 0
-    )
-    kept = read_documents(files / "kept" / "kept.txt").rows
-    originals = {row.output for row in read_documents(files / "stories.txt").rows}
-    assert len(kept) == 9
-    assert {row.output for row in kept} <= originals
-    assert len(read_weights(files / "kept" / "weights.parquet")["score"]) == 18
 
 
 @pytest.mark.parametrize(
@@ -186,7 +167,7 @@ def test_own_text_of_several_sources_and_its_filter(files, capsys):
         ([*CORPUS, "--population", "0"], "population must be 1 or more"),
         ([*CORPUS, "--reset-every", "4"], "give --population 2 or more"),
         ([*CORPUS, "--population", "3", "--reset-every", "2"], "at least the number of members"),
-        ([*CORPUS, "--population", "2", "--dwm.lower-steps", "committed"], "must be virtual"),
+        ([*CORPUS, "--population", "2", "--dwm.model-steps", "committed"], "must be virtual"),
         ([*CORPUS, "--dwm.hypergradient-steps", "0"], "hypergradient_steps must be 1 or more"),
         ([*CORPUS, "--dwm.stages", "0"], "stages must be 1 or more"),
         ([*CORPUS, "--dwm.floor", "1"], "floor must be in [0, 1)"),

@@ -16,18 +16,18 @@ from bilevel.report.sections import read_sections
 from bilevel.runs.metrics import read_metrics
 from bilevel.runs.weights import read_weights
 from bilevel.storage.snapshots import read_snapshots, write_snapshot
-from experiments.bds_alpaca import main as bds_main
 from experiments.dwm_alpaca import main as dwm_main
 from experiments.dwm_filter import main as filter_main
+from experiments.transfer import main as transfer_main
+from experiments.transfer_config import presets_for
 from models.folder import read_folder
 
-TRAINING = ["--steps", "6", "--batch-rows", "16", "--upper-rows", "16"]
+# Programs for packed batches of two sizes take twice as long to compile; the run of BDS has them.
+TRAINING = ["--steps", "6", "--batch-rows", "16", "--upper-rows", "16", "--packing", "off"]
 MODEL = ["--layers", "1", "--heads", "2", "--kv-heads", "1", "--mlp-width", "16"]
 CORPUS = ["--corpus.rows", "48", "--corpus.valid", "16", "--corpus.test", "16"]
 DWM = [
     *(
-        "--dwm.network",
-        "tokens",
         "--dwm.stages",
         "2",
         "--dwm.hypergradient-steps",
@@ -39,16 +39,19 @@ DWM = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A run of DWM whose network reads relative losses, which compiles fastest."""
+    folder = tmp_path_factory.mktemp("source") / "run"
+    assert dwm_main([*TRAINING, *MODEL, *CORPUS, *DWM, "--width", "16", "--run-dir", str(folder)]) == 0
+    return folder
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    """A run of DWM whose network reads tokens."""
-    folder = tmp_path_factory.mktemp("source") / "run"
-    assert dwm_main([*TRAINING, *MODEL, *CORPUS, *DWM, "--width", "16", "--run-dir", str(folder)]) == 0
+def network(source, tmp_path_factory):
+    """A snapshot of a network that reads tokens, its parameters drawn."""
+    folder = tmp_path_factory.mktemp("network") / "snapshot"
+    made(source, folder, reads="tokens")
     return folder
 
 
@@ -69,7 +72,7 @@ def test_a_run_leaves_its_stages_and_preferences(source):
 @pytest.mark.slow
 def test_it_weights_a_model_twice_as_wide_on_rows_it_never_saw(source, tmp_path):
     flags = [*TRAINING, *MODEL, *CORPUS, "--width", "32", "--seed", "5", "--weighting", str(source)]
-    assert dwm_main([*flags, "--run-dir", "wide"]) == 0
+    assert transfer_main([*flags, "--run-dir", "wide"]) == 0
     summary = json.loads((tmp_path / "wide/summary.json").read_text())
     assert list(summary["methods"]) == ["transferred", "uniform", "clean_only"]
     assert summary["methods"]["transferred"]["fault_auc"] is not None
@@ -83,12 +86,12 @@ def test_it_weights_a_model_twice_as_wide_on_rows_it_never_saw(source, tmp_path)
     assert not any("hypergradient_norm" in line for line in lines)
 
 
-def test_it_weights_another_method_s_selection(source, tmp_path):
+def test_it_weights_another_method_s_selection_in_another_wording(source, bds_run, tmp_path, capsys):
     write_rows(tmp_path / "valid.jsonl", make_corpus(7, 40, 16, 16).valid)
-    base = [*TRAINING, *MODEL, *CORPUS, "--width", "16", "--baselines", "none"]
-    assert bds_main([*base, "--bds.outer-warmup", "2", "--run-dir", "bds"]) == 0
-    selected = ["--train", "bds/selected.jsonl", "--valid", "valid.jsonl"]
-    assert bds_main([*base, *selected, "--weighting", f"{source}/last", "--run-dir", "own"]) == 0
+    flags = [*TRAINING, *MODEL, "--width", "16", "--baselines", "none", "--max-length", "96"]
+    selected = ["--train", str(bds_run / "selected.jsonl"), "--valid", "valid.jsonl", "--template", "alpaca"]
+    assert transfer_main([*flags, *selected, "--weighting", f"{source}/last", "--run-dir", "own"]) == 0
+    assert "--template plain words them alike" in capsys.readouterr().err
     weights = read_weights(tmp_path / "own/weights.parquet")
     assert len(weights["id"]) == 24
     assert list(json.loads((tmp_path / "own/summary.json").read_text())["methods"]) == ["transferred"]
@@ -111,9 +114,9 @@ def filtered(flags, folder):
     return weights, json.loads((folder / "summary.json").read_text())
 
 
-def test_the_filter_keeps_the_top_share_with_scores(source, rows, tmp_path, capsys):
+def test_the_filter_keeps_the_top_share_with_scores(network, rows, tmp_path, capsys):
     weights, summary = filtered(
-        ["--weighting", str(source), "--data", str(rows), "--keep", "0.25"], tmp_path / "top"
+        ["--weighting", str(network), "--data", str(rows), "--keep", "0.25"], tmp_path / "top"
     )
     said = capsys.readouterr()
     assert "1 of 41 rows rejected" in said.err
@@ -131,8 +134,8 @@ def test_the_filter_keeps_the_top_share_with_scores(source, rows, tmp_path, caps
 
 
 @pytest.mark.parametrize("by", ["cdf", "softmax"])
-def test_the_filter_samples_by_score(by, source, rows, tmp_path):
-    flags = ["--weighting", str(source / "snapshots/stage-2"), "--data", str(rows), "--by", by]
+def test_the_filter_samples_by_score(by, network, rows, tmp_path):
+    flags = ["--weighting", str(network), "--data", str(rows), "--by", by]
     first, summary = filtered([*flags, "--seed", "1"], tmp_path / "a")
     again, _ = filtered([*flags, "--seed", "1"], tmp_path / "b")
     other, _ = filtered([*flags, "--seed", "2"], tmp_path / "c")
@@ -142,11 +145,11 @@ def test_the_filter_samples_by_score(by, source, rows, tmp_path):
     assert 0 < summary["kept"] < 40
 
 
-def test_scores_of_rows_read_alone_do_not_know_their_company(source, rows, tmp_path):
-    together, _ = filtered(["--weighting", str(source), "--data", str(rows)], tmp_path / "all")
+def test_scores_of_rows_read_alone_do_not_know_their_company(network, rows, tmp_path):
+    together, _ = filtered(["--weighting", str(network), "--data", str(rows)], tmp_path / "all")
     part = tmp_path / "part.jsonl"
     part.write_text("".join(rows.read_text().splitlines(keepends=True)[5:9]))
-    alone, _ = filtered(["--weighting", str(source), "--data", str(part)], tmp_path / "few")
+    alone, _ = filtered(["--weighting", str(network), "--data", str(part)], tmp_path / "few")
     np.testing.assert_allclose(alone["score"], together["score"][5:9], rtol=1e-4, atol=1e-6)
 
 
@@ -162,7 +165,7 @@ def made(source, folder, **network):
 
 def test_a_network_across_rows_says_so(source, rows, tmp_path, capsys):
     sizes = read_snapshots(source)[-1].info.network.encoder
-    joint = made(source, tmp_path / "joint", encoder=replace(sizes, across_rows=1))
+    joint = made(source, tmp_path / "joint", reads="tokens", encoder=replace(sizes, across_rows=1))
     first, _ = filtered([*joint, "--data", str(rows)], tmp_path / "a")
     assert "rows were scored in random batches of 16" in capsys.readouterr().err
     again, _ = filtered([*joint, "--data", str(rows)], tmp_path / "b")
@@ -175,7 +178,9 @@ def test_a_network_of_losses_needs_a_model(source, rows, tmp_path, capsys):
     flags = [*made(source, tmp_path / "losses", reads="tokens_and_loss"), "--data", str(rows)]
     refused(filter_main, flags, "name one with --model", capsys)
     weights, _ = filtered([*flags, "--model", str(source / "model")], tmp_path / "a")
-    tokens, _ = filtered([*made(source, tmp_path / "tokens"), "--data", str(rows)], tmp_path / "b")
+    tokens, _ = filtered(
+        [*made(source, tmp_path / "tokens", reads="tokens"), "--data", str(rows)], tmp_path / "b"
+    )
     assert not np.allclose(weights["score"], tokens["score"])
 
 
@@ -215,33 +220,44 @@ FILTER_ERRORS = {
 
 
 @pytest.mark.parametrize("kind", FILTER_ERRORS)
-def test_a_filter_that_cannot_be(kind, source, rows, tmp_path, capsys):
+def test_a_filter_that_cannot_be(kind, network, rows, tmp_path, capsys):
     (tmp_path / "text.jsonl").write_text('{"text": "Once upon a time."}\n')
     flags, said = FILTER_ERRORS[kind]
-    refused(filter_main, [str(source) if flag == "RUN" else flag for flag in flags], said, capsys)
+    refused(filter_main, [str(network) if flag == "RUN" else flag for flag in flags], said, capsys)
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_weighting_that_cannot_be(source, rows, tmp_path, capsys):
-    base = [*TRAINING, *MODEL, *CORPUS, "--width", "16", "--weighting"]
-    refused(bds_main, [*base, "nowhere"], "nowhere: no such folder", capsys)
-    refused(bds_main, [*base, str(source), "--author"], "--author has nothing to move", capsys)
-    refused(dwm_main, [*base, str(source), "--steps", "1"], "cannot be shared out among 2 snapshots", capsys)
+def test_a_weighting_that_cannot_be(source, tmp_path, capsys):
+    base = [*TRAINING, *MODEL, *CORPUS, "--width", "16"]
+    refused(transfer_main, base, "add --weighting RUN", capsys)
+    base.append("--weighting")
+    refused(transfer_main, [*base, "nowhere"], "nowhere: no such folder", capsys)
+    few = [*base, str(source), "--steps", "1"]
+    refused(transfer_main, few, "cannot be shared out among 2 snapshots", capsys)
     train_tokenizer(["another one"], 300).save_pretrained(tmp_path / "tokenizer")
     other = ["--tokenizer", str(tmp_path / "tokenizer")]
-    refused(bds_main, [*base, str(source), *other], "another tokenizer than this run's", capsys)
+    refused(transfer_main, [*base, str(source), *other], "another tokenizer than this run's", capsys)
+    for flags in (["--separator", "blank"], ["--corpus.text-shares.scan", "0.2"]):
+        refused(
+            transfer_main,
+            [*base, str(source), *flags],
+            f"{flags[0].removesuffix('.scan')} is for plain text",
+            capsys,
+        )
     copy = tmp_path / "copy"
     shutil.copytree(source / "snapshots/stage-2", copy)
     raw = json.loads((copy / "snapshot.json").read_text())
     (copy / "snapshot.json").write_text(json.dumps(raw | {"template": ""}))
-    refused(bds_main, [*base, str(copy)], "trained on plain text", capsys)
+    rows = ["--template", "alpaca"]
+    refused(transfer_main, [*base, str(copy), *rows], "--template is for instruction rows", capsys)
     assert not (tmp_path / "runs").exists()
 
 
-def test_another_wording_is_allowed_and_said(source, tmp_path, capsys):
-    flags = [*TRAINING, *MODEL, *CORPUS, "--width", "16", "--baselines", "none", "--max-length", "96"]
-    assert (
-        dwm_main([*flags, "--weighting", f"{source}/last", "--template", "alpaca", "--run-dir", "worded"])
-        == 0
-    )
-    assert "--template plain words them alike" in capsys.readouterr().err
+def test_the_preset_is_that_of_what_the_network_reads(source, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(source / "snapshots/stage-2", copy)
+    raw = json.loads((copy / "snapshot.json").read_text())
+    (copy / "snapshot.json").write_text(json.dumps(raw | {"template": ""}))
+    assert next(iter(presets_for(["--weighting", str(source)]))) == "tiny"
+    assert next(iter(presets_for([f"--weighting={copy}"]))) == "tiny_text"
+    assert next(iter(presets_for(["--weighting", "nowhere"]))) == "tiny"

@@ -14,7 +14,7 @@ import pytest
 import models
 from bilevel.errors import InputError
 from bilevel.objectives import response_losses
-from experiments.inputs import Inputs, load_inputs
+from experiments.loading import Inputs, load_rows
 from experiments.options import CorpusOptions, DataOptions, ModelOptions
 from models.folder import read_folder
 
@@ -114,7 +114,7 @@ def valid(shared_folder: Path, tmp_path_factory) -> Path:
 
 def loaded(source: Path, valid: Path, model: Path, template: str) -> Inputs:
     data = DataOptions(train=str(source), valid=str(valid), template=template, max_length=64)
-    return load_inputs(data, CorpusOptions(), ModelOptions(model=model), seed=0)
+    return load_rows(data, CorpusOptions(), ModelOptions(model=model), seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def expected(records, model, row_losses, valid, tmp_path_factory):
     """Rows and losses of the file as it stands, by template."""
     path = tmp_path_factory.mktemp("expected") / "rows.jsonl"
     as_lines(path, records)
-    pools = {name: loaded(path, valid, model, name).sets.encoded["pool"] for name in ("plain", "chat")}
+    pools = {name: loaded(path, valid, model, name).data["pool"] for name in ("plain", "chat")}
     return {name: (pool, row_losses(pool)) for name, pool in pools.items()}
 
 
@@ -148,10 +148,10 @@ def test_every_form_gives_the_same_rows_and_losses(
 ) -> None:
     SOURCES[name](tmp_path / name, [FORMS[form](record) for record in records])
     inputs = loaded(tmp_path / name, valid, model, template)
-    pool, (reference, losses) = inputs.sets.encoded["pool"], expected[template]
+    pool, (reference, losses) = inputs.data["pool"], expected[template]
     assert len(pool) == 199
     assert [row.pair_key for row in pool.rows] == [row.pair_key for row in reference.rows]
-    assert [item.id.rpartition(":")[2] for item in inputs.sets.rejected] == ["8"]
+    assert [item.id.rpartition(":")[2] for item in inputs.data.rejected] == ["8"]
     np.testing.assert_array_equal(pool.tokens, reference.tokens)
     np.testing.assert_array_equal(pool.loss_mask, reference.loss_mask)
     np.testing.assert_array_equal(row_losses(pool), losses)
@@ -160,7 +160,7 @@ def test_every_form_gives_the_same_rows_and_losses(
 
 def test_what_was_recognised_is_said(records, model, valid, tmp_path) -> None:
     as_lines(tmp_path / "rows.jsonl", [FORMS["messages"](record) for record in records])
-    notices = loaded(tmp_path / "rows.jsonl", valid, model, "auto").sets.notices
+    notices = loaded(tmp_path / "rows.jsonl", valid, model, "auto").data.notices
     assert notices[:3] == (
         "rows.jsonl: 200 rows, chat messages",
         "template chat, the tokenizer's own, since the rows are conversations",

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
 import json
 import math
+import warnings
 
 import jax
 import pytest
 
-from bilevel.layout.devices import data_mesh
+import models
+from bilevel.layout import data_layout
 from bilevel.runs.config_file import read_config
+from bilevel.runs.configuration import parse
 from bilevel.runs.metrics import read_metrics
 from experiments import memory
-from experiments.bds_alpaca import main
+from experiments.bds_alpaca import NAME, job_of, main
 from experiments.bds_config import PRESETS, BDSAlpaca, presets_for
 
 SMALL = [
@@ -23,12 +24,6 @@ SMALL = [
     *("--corpus.rows", "48", "--corpus.valid", "16", "--corpus.test", "16", "--baselines", "none"),
     *("--batch-rows", "16", "--upper-rows", "16", "--run-dir", "run"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.mark.parametrize("preset", ["llama3_1b_lora", "llama3_8b"])
@@ -46,13 +41,15 @@ def test_without_a_network_a_preset_names_what_to_download_and_where_to_put_it(
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize(("preset", "devices"), [("llama3_1b_lora", 1), ("llama3_8b", 8)])
+@pytest.mark.parametrize(
+    ("preset", "devices"),
+    [pytest.param("llama3_1b_lora", 1, marks=pytest.mark.slow), ("llama3_8b", 8)],
+)
 def test_steps_of_true_size_lower_without_weights_and_without_a_device(preset, devices):
     run = PRESETS[preset]
-    config = memory.ARCHITECTURES[str(run.model.model)]
-    mesh = data_mesh(jax.devices()[:devices])
-    plan = memory.plan_step(run, config, mesh, rows=50_000)
-    base, state, lower, _ = plan.arguments
+    config = models.KNOWN[str(run.model.model)]
+    plan = memory.plan_run(run, config, data_layout(jax.devices()[:devices]), rows=50_000)
+    base, state, lower = plan.frozen, plan.state, plan.lower_batches
     parameters = {"llama3_1b_lora": 1_235_814_400, "llama3_8b": 8_030_261_248}[preset]
     assert sum(x.size for x in jax.tree.leaves(base)) == parameters
     held = [math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(base)]
@@ -99,35 +96,32 @@ def test_plans_that_cannot_be_are_refused(flags, said, capsys):
     assert error.count("\n") == 1
 
 
-@pytest.fixture(scope="module")
-def published(tmp_path_factory):
-    """A run with the authors' weights for an epoch and a half; its folder and what it said."""
-    folder = tmp_path_factory.mktemp("published") / "run"
-    said = io.StringIO()
-    with contextlib.redirect_stderr(said):
-        flags = [*SMALL[:-2], "--author", "--epochs", "1.5", "--top-share", "0.25", "--run-dir", str(folder)]
-        assert main(flags) == 0
-    return folder, said.getvalue()
+AUTHOR = [*SMALL, "--author", "--epochs", "1.5", "--top-share", "0.25"]
 
 
-def test_author_moves_weights_as_published_and_says_what_is_wrong_with_it(published):
-    folder, said = published
+def test_author_moves_weights_as_published_and_says_what_is_wrong_with_it(capsys):
+    config = parse(NAME, presets_for(AUTHOR), AUTHOR)
+    assert config.author
+    assert (config.bds.rule, config.bds.rate, config.bds.entropy) == ("adam", 1e-4, 0.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        job = job_of(config)
+    said = capsys.readouterr().err
     assert (
         "warning: --author reproduces published choices that do not weigh rows by their worth: Adam" in said
     )
-    assert "UserWarning" not in said
-    config = read_config(folder, BDSAlpaca)
-    assert config.author
-    assert (config.bds.rule, config.bds.rate, config.bds.entropy) == ("adam", 1e-4, 0.0)
-    found = json.loads((folder / "summary.json").read_text())["methods"]["bds"]
-    assert found["effective_sample_size"] == pytest.approx(48, rel=1e-3)  # at that rate weights hardly move
+    # Epochs take the place of steps: 72 rows in batches of 16.
+    assert job.main_method.lower_steps == 5
 
 
-def test_epochs_take_the_place_of_steps_and_top_share_says_how_many_rows_are_kept(published):
-    folder, _ = published
-    assert [line["step"] for line in read_metrics(folder)["bds"]][-1] == 5  # 72 rows in batches of 16
-    assert json.loads((folder / "summary.json").read_text())["steps"] == 5
-    assert len((folder / "selected.jsonl").read_text().splitlines()) == 12
+@pytest.mark.slow
+def test_a_run_with_the_authors_weights_hardly_moves_them_and_keeps_the_share_that_was_asked_for(tmp_path):
+    assert main(AUTHOR) == 0
+    assert read_config(tmp_path / "run", BDSAlpaca).author
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["methods"]["bds"]["effective_sample_size"] == pytest.approx(48, rel=1e-3)
+    assert [line["step"] for line in read_metrics(tmp_path / "run")["bds"]][-1] == summary["steps"] == 5
+    assert len((tmp_path / "run" / "selected.jsonl").read_text().splitlines()) == 12
 
 
 def test_every_preset_can_take_the_authors_weights():
@@ -154,7 +148,7 @@ def test_every_preset_can_take_the_authors_weights():
             ["--lora.rank", "2", "--merge", "--lora.targets", "c_attn"],
             "no linear map of a layer is called 'c_attn'",
         ),
-        (["--attention", "fused"], "--attention fused: this device has no kernel"),
+        (["--attention", "fused"], "attention fused: this device has no kernel"),
         (["--dtype", "float16"], "float16"),
         (["--upper", "nothing"], "--upper nothing: write MODULE:FUNCTION"),
         (["--upper", "json:nothing"], "json has no 'nothing'"),

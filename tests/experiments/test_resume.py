@@ -12,25 +12,18 @@ import pytest
 
 from bilevel.data.corpus import make_corpus
 from bilevel.data.files import write_rows
+from bilevel.runs import session
 from bilevel.runs.metrics import MetricsWriter, read_metrics
-from experiments import session
 from experiments.bds_alpaca import main
 from tests.experiments.runs import SMALL, same_outcome, same_run, stop_when_asked, summary
 
 ALONE = [*SMALL, "--baselines", "none"]
 
 
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+@pytest.fixture
+def whole(bds_run):
     """A run that nobody stopped."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    assert main([*SMALL, "--run-dir", str(folder)]) == 0
-    return folder
+    return bds_run
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +46,7 @@ def lines(text):
     return text.strip().splitlines()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_in_any_method_ends_as_the_one_that_was_not(whole, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     for asked, flags in ((5, [*SMALL, "--run-dir", str(folder)]), (12, []), (9, [])):
@@ -200,7 +194,7 @@ def test_a_run_is_run_again_from_its_configuration(whole, tmp_path):
         ),
         ("experiment: dwm\npreset: tiny\n", "belongs to the experiment 'dwm'"),
         ("run:\n  resume: somewhere\n", "mine.yaml:2: run.resume is a flag of the command line"),
-        ("training: {steps: 0}\n", "mine.yaml:1: training is impossible: steps must be at least 1, not 0"),
+        ("training: {steps: 0}\n", "mine.yaml:1: training is impossible: steps must be 1 or more, not 0"),
         ("training: [\n", "mine.yaml: broken YAML"),
     ],
 )
@@ -226,7 +220,14 @@ def test_help_says_how_a_run_is_continued_and_run_again(capsys):
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize("place", ["metrics", "model", "summary"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param("metrics", marks=pytest.mark.slow),
+        "model",
+        pytest.param("summary", marks=pytest.mark.slow),
+    ],
+)
 def test_a_full_disk_ends_the_run_with_a_word_and_it_can_go_on(place, stopped, whole, monkeypatch, capsys):
     def fail(*arguments, **options):
         raise FULL
@@ -242,7 +243,7 @@ def test_a_full_disk_ends_the_run_with_a_word_and_it_can_go_on(place, stopped, w
                 ),
             )
         elif place == "model":
-            patch.setattr("experiments.tuned_model.TunedModel.write", fail)
+            patch.setattr("models.LanguageModel.write", fail)
         else:
             patch.setattr(session, "write_summary", fail)
         assert main(["--resume", str(stopped)]) == 1

@@ -1,4 +1,4 @@
-"""An upper objective from a user's own file: what it changes, and what is said of a wrong one."""
+"""An upper objective from a user's own file: what it changes."""
 
 from __future__ import annotations
 
@@ -39,28 +39,12 @@ def number(params, batch, model, outer, scale=1.0):
 def logits(params, batch, model):
     assert model.tokenizer.eos_token_id < model.config.vocab_size
     return jnp.mean(model.logits(params, batch) ** 2)
-
-
-constant = 3
-def takes_x(params, x): return x
-def takes_no_params(batch): return 1
-def by_position(params, /): return 1
-def text(params): return "no"
-def of_rows(params, batch, model): return model.row_losses(params, batch).means
-def counts(params, batch, model): return jnp.sum(model.token_scores(params, batch).correct)
-def asks(params, batch, model):
-    if model.row_losses(params, batch).means[0] > 0: return 1
-def unknown(params, batch, model): return model.losses(params, batch)
 '''
 SMALL = [
     *("--width", "16", "--heads", "2", "--kv-heads", "1", "--mlp-width", "16", "--vocab-size", "300"),
     *("--steps", "40", "--batch-rows", "16", "--upper-rows", "16", "--baselines", "none"),
     *("--learning-rate", "0.02", "--bds.upper-share", "0.5", "--bds.outer-warmup", "8", "--max-length", "40"),
 ]
-
-
-def line_of(text: str) -> int:
-    return next(n for n, line in enumerate(OBJECTIVES.splitlines(), start=1) if text in line)
 
 
 @pytest.fixture
@@ -74,7 +58,7 @@ def folder(tmp_path, monkeypatch):
             for answer in ("yes", "no")
         ]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "objectives.py").write_text(OBJECTIVES)
+    (tmp_path / "goals.py").write_text(OBJECTIVES)
     return tmp_path
 
 
@@ -82,10 +66,11 @@ def command(function: str, *flags: str) -> list[str]:
     return [*SMALL, "--train", "train.jsonl", "--valid", "valid.jsonl", "--upper", function, *flags]
 
 
+@pytest.mark.slow
 def test_rows_gain_weight_by_what_the_objective_asks_for(folder):
     """Rows say yes and no in turn: the objective alone decides which of them are worth something."""
     for wanted in ("yes", "no"):
-        where = str(folder / "objectives.py") + f":{wanted}"
+        where = str(folder / "goals.py") + f":{wanted}"
         assert main(command(where, "--run-dir", wanted)) == 0
     for name, chosen in (("yes", slice(0, None, 2)), ("no", slice(1, None, 2))):
         weights = np.asarray(read_weights(folder / name / "weights.parquet")["weight"])
@@ -93,45 +78,8 @@ def test_rows_gain_weight_by_what_the_objective_asks_for(folder):
         assert weights[chosen].mean() > 1.1
 
 
-@pytest.mark.parametrize("function", ["number", "logits"])
+@pytest.mark.parametrize("function", [pytest.param("number", marks=pytest.mark.slow), "logits"])
 def test_objectives_may_return_a_number_and_look_at_tokens_and_logits(function, folder, monkeypatch):
     monkeypatch.syspath_prepend(folder)
-    assert main(command(f"objectives:{function}", "--steps", "2", "--run-dir", "run")) == 0
+    assert main(command(f"goals:{function}", "--steps", "2", "--run-dir", "run")) == 0
     assert (folder / "run" / "weights.parquet").is_file()
-
-
-@pytest.mark.parametrize(
-    ("function", "said"),
-    [
-        ("objectives.py", "write MODULE:FUNCTION or path/to/file.py:FUNCTION"),
-        ("no_such_module:f", "no module no_such_module: run from the folder"),
-        ("elsewhere/objectives.py:f", "no such file"),
-        ("objectives.py:maybe", "objectives.py has no 'maybe'; its functions: answered, yes, no"),
-        ("objectives.py:constant", "constant is no function but int"),
-        ("objectives.py:takes_x", "takes 'x', but is given params, batch, model, outer alone"),
-        ("objectives.py:takes_no_params", "takes no 'params'"),
-        ("objectives.py:by_position", "takes 'params' by position alone"),
-        ("objectives.py:text", "returned str, made by no function of JAX; return a bilevel.core.Mean"),
-        ("objectives.py:of_rows", "returned an array of shape (16,)"),
-        ("objectives.py:counts", "returned int32, which has no gradient"),
-        (
-            "objectives.py:asks",
-            f"line {line_of('means[0] > 0')}: TracerBoolConversionError: Attempted boolean conversion",
-        ),
-        (
-            "objectives.py:unknown",
-            f"line {line_of('model.losses(')}: AttributeError: 'Model' object has no attribute 'losses'",
-        ),
-        ("broken.py:f", "broken.py:2: expected ':'"),
-        ("failing.py:f", "line 1: ZeroDivisionError"),
-    ],
-)
-def test_wrong_objectives_are_refused_in_one_line(function, said, folder, capsys):
-    (folder / "broken.py").write_text("\ndef f(params)\n    pass\n")
-    (folder / "failing.py").write_text("1 / 0\n")
-    assert main(command(function)) == 2
-    error = capsys.readouterr().err
-    assert error.startswith(f"error: --upper {function.partition(':')[0]}")
-    assert error.count("\n") == 1
-    assert said in error
-    assert not (folder / "runs").exists()
