@@ -32,7 +32,7 @@ run: $(VENV)/.installed  ## Run the smallest experiment offline, in minutes (RUN
 
 test: $(VENV)/.installed  ## Run the tests, but slow ones and torch's: float32, then float64 in a process of their own
 	$(PYTEST) $(PYTEST_ARGS)
-	JAX_ENABLE_X64=1 $(PYTEST) tests/float64 $(PYTEST_ARGS)
+	JAX_ENABLE_X64=1 $(PYTEST) tests/float64 --optimized $(PYTEST_ARGS)
 
 test-short: $(VENV)/.installed  ## Run the float32 tests of all but methods and experiments: a pass for another interpreter
 	$(PYTEST) --ignore=tests/methods --ignore=tests/experiments $(PYTEST_ARGS)
@@ -40,10 +40,10 @@ test-short: $(VENV)/.installed  ## Run the float32 tests of all but methods and 
 test-parity: $(VENV)/.parity  ## Compare models with torch (installs torch and peft first)
 	$(PYTEST) tests/parity -m "parity and not slow" $(PYTEST_ARGS)
 
-test-all: $(VENV)/.parity  ## Run every test that needs neither accelerator nor network
-	$(PYTEST) -m "not gpu and not network" $(PYTEST_ARGS)
-	JAX_ENABLE_X64=1 $(PYTEST) tests/float64 -m "not gpu and not network" $(PYTEST_ARGS)
-	$(PYTEST) tests/parity -m parity $(PYTEST_ARGS)
+test-all: $(VENV)/.parity  ## Run every test that needs neither accelerator nor network, compiled as users do
+	$(PYTEST) --optimized -m "not gpu and not network" $(PYTEST_ARGS)
+	JAX_ENABLE_X64=1 $(PYTEST) --optimized tests/float64 -m "not gpu and not network" $(PYTEST_ARGS)
+	$(PYTEST) --optimized tests/parity -m parity $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed  ## Check style, formatting, import rules and types
 	$(BIN)/ruff check .

@@ -1,24 +1,48 @@
-"""What every test stands on: simulated devices, checked shapes, one precision a process, shared files."""
+"""What every test stands on: simulated devices, cheap compilation, checked shapes, one precision a process."""
 
+import ctypes
+import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
-DEVICE_FLAG = "--xla_force_host_platform_device_count"
-FLOAT64_FOLDER = Path(__file__).parent / "float64"
-
-# XLA reads its flags once, when the first backend starts, so they stand before anything that imports JAX.
-if DEVICE_FLAG not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICE_FLAG}=8".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import jax  # noqa: E402
-import pytest  # noqa: E402
-from jaxtyping import install_import_hook  # noqa: E402
+import jax
+import pytest
+from jaxtyping import install_import_hook
 
-from tests import typechecker  # noqa: E402
+from tests import typechecker
+from tests.measuring import Compilations, Measuring, check_programs
 
 # The hook rewrites modules as they are imported, so it stands before any import of ours.
 install_import_hook(["bilevel", "models"], f"{typechecker.__name__}.check")
+
+FLOAT64_FOLDER = Path(__file__).parent / "float64"
+SIMULATED_DEVICES = "--xla_force_host_platform_device_count=8"
+# Tests compile many programs and run each a few times. Without these a program costs XLA up to six times as much.
+CHEAP_COMPILATION = (
+    "--xla_backend_optimization_level=0",
+    "--xla_cpu_parallel_codegen_split_count=1",
+    *(["--xla_cpu_use_fusion_emitters=false"] if jax.__version_info__ < (0, 11) else []),
+)
+give_back_memory = getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)
+COMPILATIONS = Compilations()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--measure", action="store_true", help="end with what each file of tests costs")
+    parser.addoption("--optimized", action="store_true", help="let XLA optimize, as it does for users")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Sets XLA's flags, which it reads once, when the first backend starts; programs that tests start inherit them."""
+    cheap = os.environ["JAX_PLATFORMS"] == "cpu" and not config.getoption("optimized")
+    given = os.environ.get("XLA_FLAGS", "")
+    flags = [SIMULATED_DEVICES, *(CHEAP_COMPILATION if cheap else ())]
+    os.environ["XLA_FLAGS"] = " ".join([*(flag for flag in flags if flag.split("=")[0] not in given), given])
+    if config.getoption("measure"):
+        config.pluginmanager.register(Measuring(COMPILATIONS))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -30,6 +54,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         raise pytest.UsageError(
             "these tests hold in float32: unset JAX_ENABLE_X64, or name tests/float64 alone"
         )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_of_this_file(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Counts a file's compiled programs and lets go of them when it ends: kept for ever, they fill the memory."""
+    before = COMPILATIONS.count
+    yield
+    count = COMPILATIONS.count - before
+    jax.clear_caches()
+    gc.collect()
+    give_back_memory(0)
+    check_programs(request.path, count)
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ HEAVY = (
     "transformers",
     "tyro",
 )
-MOST_LINES = 400
+MOST_LINES = 300
 
 
 @pytest.mark.parametrize("package", ["bilevel", "bilevel.core", "models"])
@@ -82,7 +82,7 @@ def test_nobody_imports_what_they_must_not() -> None:
         ("bilevel/data/extra.py", "import models.config", "bilevel -> models"),
         ("bilevel/weighting/extra.py", "import models.config", "bilevel -> models"),
         ("bilevel/methods/extra.py", "import experiments", "bilevel -> experiments"),
-        ("bilevel/weighting/extra.py", "from models import layers", ""),
+        ("bilevel/schedule/extra.py", "import bilevel.runs.timing", "bilevel.schedule -> bilevel.runs"),
     ],
 )
 def test_import_rules_notice_what_breaks_them(tmp_path: Path, file: str, line: str, broken: str) -> None:
@@ -91,9 +91,6 @@ def test_import_rules_notice_what_breaks_them(tmp_path: Path, file: str, line: s
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     (tmp_path / file).write_text(f"{line}\n")
     done = lint_imports(tmp_path)
-    if not broken:
-        assert done.returncode == 0, done.stdout
-        return
     assert done.returncode == 1
     source, target = broken.split(" -> ")
     assert f"{source} is not allowed to import {target}" in done.stdout

@@ -56,7 +56,7 @@ def in_micro_batches(batch: dict, pieces: int) -> dict:
 
 
 def row_problem(pool: int, **options) -> RowProblem:
-    weighting = options.pop("weighting", None) or row_logits(pool)
+    weighting = options.pop("weighting", None) or row_logits()
     return RowProblem(row_losses, weighting, upper, **options)
 
 
@@ -76,6 +76,7 @@ def point_of(problem, outer, params: dict, batch: dict, pieces: int = 1) -> tupl
         lower_batches={name: value[None] for name, value in batches.items()},
         upper_batches={},
         key=jax.random.key(0),
+        step=0,
         look_back=LookBack(1, iterate, (), None),
     )
 
