@@ -133,7 +133,9 @@ def test_a_refinement_that_is_killed_everywhere_ends_as_the_one_that_was_not(ref
     """Attempts get a few questions further each, so that some are stopped at every move and inside of them."""
     expected, expected_lines, _ = refinement
     stopped = []
-    for number, some in enumerate(([2, 3, 4, 5], [3, 4, 5], [5, 3], [4, 3, 5, 2])):
+    # How often a look counts depends on the interpreter: checking a protocol may ask its properties.
+    patterns = ([2, 3, 4, 5], [3, 4, 5], [5, 3], [4, 3, 5, 2], [1, 1, 4], [2, 1], [0], [1, 1, 1, 6])
+    for number, some in enumerate(patterns):
         stops = 20 * some
         state, lines, at = run_in_pieces(
             tmp_path / str(number), REFINEMENT, start(), stops, in_memory=True, **OFTEN
