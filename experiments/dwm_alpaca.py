@@ -12,10 +12,7 @@ from typing import Any
 import numpy as np
 
 from bilevel.core import EstimatorSettings
-from bilevel.methods import Method, bds, clean_only, dwm, extra_steps, shuffled_weights, uniform_tuning
-from bilevel.methods.dwm import describe
-from bilevel.methods.stages import Origin, watched
-from bilevel.model import token_count
+from bilevel.methods import Method, bds, clean_only, dwm
 from bilevel.objectives import mean_loss
 from bilevel.runs.command import run_command
 from bilevel.runs.configuration import read_run
@@ -24,6 +21,7 @@ from bilevel.runs.overhead import overhead_table
 from bilevel.runs.running import run_configured
 from experiments.bds_alpaca import labelled
 from experiments.dwm_config import PRESETS, DWMAlpaca
+from experiments.dwm_stages import compared_with, in_stages
 from experiments.loading import REFUSALS, load_rows, record_of
 from experiments.options import in_steps
 
@@ -45,29 +43,10 @@ def job_of(config: DWMAlpaca) -> Job:
     training = in_steps(config.training, PRESETS[config.preset].training, len(data["pool"]))
     given: dict[str, Any] = {"training": training, "upper": mean_loss(model.first_order)}
     network = partial(dwm, model, data, top_share=config.top_share, devices=inputs.layout.shares, **given)
-    origin = Origin(
-        describe(config.dwm),
-        inputs.language.tokenizer,
-        data.template,
-        data["pool"].tokens.shape[1],
-        training.batch_rows,
-        {"rows": len(data["pool"]), "experiment": NAME, "seed": config.seed}
-        | {name: getattr(config.data, name) for name in ("train", "valid")},
-    )
-    staged = watched(network(settings=config.dwm), origin, config.dwm.warmup_stages, config.alarm)
+    staged = in_stages(network(settings=config.dwm), inputs, config, training.batch_rows, NAME)
     methods: dict[str, Method | Callable[[np.ndarray], Method]] = {"dwm": staged}
     if config.baselines == "all":
-        extra = extra_steps(
-            training,
-            config.dwm,
-            token_count(model),
-            inputs.language.trained + inputs.language.frozen,
-            fused=model.first_order is not model.row_losses,
-        )
-        longer = given | {"training": replace(training, steps=training.steps + extra)}
-        methods["uniform"] = uniform_tuning(model, data, **given)
-        methods["uniform_longer"] = uniform_tuning(model, data, **longer)
-        methods["shuffled"] = partial(shuffled_weights, model, data, seed=config.seed, **given)
+        methods |= compared_with(inputs, config, **given)
         for name, changes in _OTHER_NETWORKS.items():
             methods[name] = network(settings=replace(config.dwm, **changes))
         logits = partial(bds, model, data, top_share=config.top_share, **given)

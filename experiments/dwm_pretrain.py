@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bilevel.methods import Method, clean_only, dwm, extra_steps, shuffled_weights, uniform_tuning
-from bilevel.methods.dwm import describe
-from bilevel.methods.stages import Origin, taught_by_population, watched
-from bilevel.model import token_count
+from bilevel.methods import Method, clean_only, dwm
+from bilevel.methods.stages import taught_by_population
 from bilevel.objectives import mean_loss
 from bilevel.report.source_table import source_table
 from bilevel.runs.command import run_command
@@ -22,6 +18,7 @@ from bilevel.runs.configuration import read_run
 from bilevel.runs.job import Job
 from bilevel.runs.running import run_configured
 from experiments.bds_alpaca import labelled
+from experiments.dwm_stages import compared_with, in_stages
 from experiments.loading import REFUSALS, load_documents, record_of
 from experiments.options import in_steps
 from experiments.pretrain_config import PRESETS, DWMPretrain
@@ -45,31 +42,10 @@ def job_of(config: DWMPretrain) -> Job:
     )
     if config.population > 1:
         method = taught_by_population(method, config.population, config.reset_every)
-    origin = Origin(
-        describe(config.dwm),
-        inputs.language.tokenizer,
-        data.template,
-        data["pool"].tokens.shape[1],
-        training.batch_rows,
-        {"rows": len(data["pool"]), "experiment": NAME, "seed": config.seed}
-        | {name: getattr(config.data, name) for name in ("train", "valid")},
-    )
-    staged = watched(method, origin, config.dwm.warmup_stages, config.alarm)
+    staged = in_stages(method, inputs, config, training.batch_rows, NAME)
     methods: dict[str, Method | Callable[[np.ndarray], Method]] = {"dwm": staged}
     if config.baselines == "all":
-        # Every member of a population takes steps of its own.
-        steps = config.dwm.hypergradient_steps * config.population
-        extra = extra_steps(
-            training,
-            replace(config.dwm, hypergradient_steps=steps),
-            token_count(model),
-            inputs.language.trained,
-            fused=model.first_order is not model.row_losses,
-        )
-        longer = given | {"training": replace(training, steps=training.steps + extra)}
-        methods["uniform"] = uniform_tuning(model, data, **given)
-        methods["uniform_longer"] = uniform_tuning(model, data, **longer)
-        methods["shuffled"] = partial(shuffled_weights, model, data, seed=config.seed, **given)
+        methods |= compared_with(inputs, config, **given, members=config.population)
         faulty = labelled(inputs, "fault")
         if faulty.any():
             methods["clean_only"] = clean_only(model, data, faulty=faulty, **given)
