@@ -32,7 +32,7 @@ run: $(VENV)/.installed  ## Run the smallest experiment offline, in minutes (RUN
 
 test: $(VENV)/.installed  ## Run the tests, but slow ones and torch's: float32, then float64 in a process of their own
 	$(PYTEST) $(PYTEST_ARGS)
-	JAX_ENABLE_X64=1 $(PYTEST) tests/float64 --optimized $(PYTEST_ARGS)
+	JAX_ENABLE_X64=1 $(PYTEST) tests/float64 $(PYTEST_ARGS)
 
 test-short: $(VENV)/.installed  ## Run the float32 tests of all but methods and experiments: a pass for another interpreter
 	$(PYTEST) --ignore=tests/methods --ignore=tests/experiments $(PYTEST_ARGS)

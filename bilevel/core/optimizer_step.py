@@ -37,37 +37,29 @@ def with_smooth_part(iterate: Iterate, part: Smooth) -> Iterate:
     )
 
 
-def is_dead(gradient: PyTree) -> PyTree:
-    """Which entries are zero, or so small that their squares leave the normal range of their type.
-
-    Entries that have been dead at every step since the derivative's start do not depend on the outer variables: the
-    embeddings of tokens that no batch holds. Adam's second moment of theirs is zero, where its root has none.
-    """
-    return jax.tree.map(lambda g: jnp.abs(g) <= _smallest(g), gradient)
-
-
 def differentiable_step(
-    optimizer: optax.GradientTransformation, gradient: PyTree, iterate: Iterate, dead: PyTree
+    optimizer: optax.GradientTransformation, gradient: PyTree, iterate: Iterate
 ) -> Iterate:
-    """Takes an optimizer step that has a derivative which dead entries cannot spoil.
+    """Takes an optimizer step whose derivative is finite at gradients of exactly zero too.
 
-    At entries that are dead the step is linearised a hair away from zero, and what the gradient and the moments
-    move there is dropped, in both directions of differentiation. One NaN there would spread over all entries
-    through clipping by the global norm.
+    Entries without a gradient are the embeddings of tokens that no batch holds: Adam's second moment of theirs is
+    zero, where its root has no derivative, and one NaN there would spread over all entries through clipping by the
+    global norm. There the step is linearised a hair away from zero. Where it is so steep even there that rounding
+    would rule the result, what moves the gradient is dropped, in both directions of differentiation; gradient
+    descent, which is as steep everywhere, keeps all.
 
     Args:
         optimizer: any optax chain.
         gradient: what the optimizer is given.
         iterate: where the step begins.
-        dead: which entries of the gradient are, see `is_dead`.
     """
     after = descend(optimizer, iterate, gradient)
-    return with_smooth_part(after, _smooth_step(optimizer, gradient, smooth_part(iterate), iterate, dead))
+    return with_smooth_part(after, _smooth_step(optimizer, gradient, smooth_part(iterate), iterate))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _smooth_step(
-    optimizer: optax.GradientTransformation, gradient: PyTree, part: Smooth, iterate: Iterate, dead: PyTree
+    optimizer: optax.GradientTransformation, gradient: PyTree, part: Smooth, iterate: Iterate
 ) -> Smooth:
     """The smooth part of the next iterate; `iterate` lends its counters and keys alone."""
     return smooth_part(descend(optimizer, with_smooth_part(iterate, part), gradient))
@@ -77,9 +69,10 @@ def _smooth_step(
 def _smooth_step_jvp(
     optimizer: optax.GradientTransformation, primals: tuple[Any, ...], tangents: tuple[Any, ...]
 ) -> tuple[Smooth, Smooth]:
-    gradient, part, iterate, dead = primals
-    moved_gradient, moved, _, _ = tangents
-    nudged = jax.tree.map(lambda g, dead: jnp.where(dead, _smallest(g), g), gradient, dead)
+    gradient, part, iterate = primals
+    moved_gradient, moved, _ = tangents
+    silent = jax.tree.map(lambda g: jnp.abs(g) <= _smallest(g), gradient)
+    nudged = jax.tree.map(lambda g, silent: jnp.where(silent, _smallest(g), g), gradient, silent)
 
     def update(
         gradient: PyTree, inner: PyTree, moments: tuple[Array, ...]
@@ -88,23 +81,46 @@ def _smooth_step_jvp(
         updates, state = optax.with_extra_args_support(optimizer).update(gradient, state, inner)
         return updates, smooth_part(Iterate(inner, state)).moments
 
-    _, (by_gradient, moments) = jax.jvp(
-        lambda gradient, moments: update(gradient, part.inner, moments),
-        (nudged, part.moments),
-        (_without(moved_gradient, dead), moved.moments),
-    )
-    # Apart from the above, so that decoupled weight decay still acts on dead entries.
+    def by_gradient(moved_gradient: PyTree, moved_moments: tuple[Array, ...]) -> tuple[PyTree, Any]:
+        return jax.jvp(
+            lambda gradient, moments: update(gradient, part.inner, moments),
+            (nudged, part.moments),
+            (moved_gradient, moved_moments),
+        )[1]
+
+    slopes, _ = by_gradient(jax.tree.map(jnp.ones_like, nudged), jax.tree.map(jnp.zeros_like, part.moments))
+    steep = _steep(jax.lax.stop_gradient(slopes), silent)
+    updates, moments = by_gradient(_without(moved_gradient, steep), moved.moments)
+    # Apart from the above, so that decoupled weight decay still acts on steep entries.
     _, (by_inner, moments_by_inner) = jax.jvp(
         lambda inner: update(nudged, inner, part.moments), (part.inner,), (moved.inner,)
     )
     inner = jax.tree.map(
         lambda own, left, right: own + (left + right).astype(own.dtype),
         moved.inner,
-        _without(by_gradient, dead),
+        _without(updates, steep),
         by_inner,
     )
     moved_part = Smooth(inner, optax.tree.add(moments, moments_by_inner))
-    return _smooth_step(optimizer, gradient, part, iterate, dead), moved_part
+    return _smooth_step(optimizer, gradient, part, iterate), moved_part
+
+
+def _steep(slopes: PyTree, silent: PyTree) -> PyTree:
+    """Which silent entries answer to their gradient over a thousand times as much as any other, or not finitely."""
+    slopes = jax.tree.map(
+        lambda slope: jnp.abs(slope).astype(jnp.promote_types(slope.dtype, jnp.float32)), slopes
+    )
+    others = [
+        jnp.max(jnp.where(silent, -jnp.inf, slope), initial=-jnp.inf)
+        for slope, silent in zip(jax.tree.leaves(slopes), jax.tree.leaves(silent), strict=True)
+    ]
+    steepest = jnp.max(jnp.stack(others))
+    bound = jnp.where(jnp.isneginf(steepest), jnp.inf, 1e3 * steepest)
+    return jax.tree.map(
+        lambda slope, silent: silent & ~(jnp.isfinite(slope) & (slope <= bound.astype(slope.dtype))),
+        slopes,
+        silent,
+    )
 
 
 def has_derivative(optimizer: optax.GradientTransformation, inner: PyTree) -> bool:
@@ -126,8 +142,8 @@ def _smallest(gradient: Array) -> Array:
     return jnp.asarray(1e7 * jnp.sqrt(jnp.finfo(wide).tiny), gradient.dtype)
 
 
-def _without(vector: PyTree, dead: PyTree) -> PyTree:
-    return jax.tree.map(lambda v, dead: jnp.where(dead, jnp.zeros_like(v), v), vector, dead)
+def _without(vector: PyTree, left_out: PyTree) -> PyTree:
+    return jax.tree.map(lambda v, out: jnp.where(out, jnp.zeros_like(v), v), vector, left_out)
 
 
 def _is_smooth(leaf: Any) -> bool:

@@ -10,7 +10,17 @@ import numpy as np
 import optax
 import pytest
 
-from bilevel.core import RowProblem, Seen, Weighting, alternating, implicit, optimizer_aware, unroll
+from bilevel.core import (
+    Mean,
+    Problem,
+    RowProblem,
+    Seen,
+    Weighting,
+    alternating,
+    implicit,
+    optimizer_aware,
+    unroll,
+)
 from bilevel.weighting import entropy_penalty, row_logits
 from tests.zoo import finite_difference, in_micro_batches, network, relative_error, row_losses, rows, upper
 
@@ -201,6 +211,24 @@ def test_dead_entries_under_clip_and_adam_equal_the_reduced_problem(mode):
     reference = estimated(problem, optimizer, MODES[mode], reduced, optimizer.init(reduced), outer, *batches)
     assert np.all(np.isfinite(found))
     assert relative_error(found, reference) < 1e-12
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_gradients_of_exactly_zero_have_derivatives_where_the_optimizer_has(mode):
+    """inner' = inner - rate (inner - outer) from inner = outer: d inner / d outer = 1 - (1 - rate)^steps."""
+
+    def lower(outer, inner, batch):
+        return Mean(0.5 * jnp.sum((inner - outer) ** 2) + 0.0 * batch["zero"][0, 0], jnp.ones(()))
+
+    def upper(outer, inner, batch):
+        return Mean(jnp.sum(inner), jnp.ones(()))
+
+    at, batches = jnp.asarray([1.0, 2.0]), [{"zero": np.zeros((1, 1))}] * STEPS
+    optimizer = optax.sgd(0.25)
+    found = estimated(
+        Problem(lower, upper), optimizer, MODES[mode], at, optimizer.init(at), at, batches, batches[0]
+    )
+    assert found == pytest.approx(1 - 0.75**STEPS, rel=1e-12)
 
 
 @functools.cache

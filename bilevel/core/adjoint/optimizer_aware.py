@@ -6,7 +6,7 @@ import jax
 import optax
 
 from bilevel.core.hypergradient import Adjoint, Direction, Levels, Point
-from bilevel.core.optimizer_step import differentiable_step, has_derivative, is_dead
+from bilevel.core.optimizer_step import differentiable_step, has_derivative
 from bilevel.core.tree import PyTree
 
 
@@ -18,8 +18,8 @@ def optimizer_aware() -> Adjoint:
     its present moments gives it: clipping, preconditioning, weight decay and schedules included, no formula an
     optimizer. Exact for one lower step; of several it differentiates the last.
 
-    Entries without a gradient (embeddings of tokens that the batch does not hold) are left out: their gradient does
-    not depend on the weights, and one NaN there would spread over all entries through clipping by the global norm.
+    Entries without a gradient where the update has no moderate derivative (under Adam, embeddings of tokens that no
+    batch held so far) are left out: see `bilevel.core.optimizer_step`.
 
     Raises:
         ValueError: when the optimizer has no derivative (sign-based updates such as lion).
@@ -38,10 +38,8 @@ def optimizer_aware() -> Adjoint:
         return ()
 
     def solve(levels: Levels, point: Point, upper_gradient: PyTree, state: PyTree) -> Direction:
-        dead = is_dead(point.gradient)
-
         def inner_after(gradient: PyTree) -> PyTree:
-            return differentiable_step(levels.optimizer, gradient, point.last, dead).inner
+            return differentiable_step(levels.optimizer, gradient, point.last).inner
 
         _, pull_back = jax.vjp(inner_after, point.gradient)
         q = optax.tree.scale(-1.0, pull_back(upper_gradient)[0])

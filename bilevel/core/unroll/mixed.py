@@ -20,7 +20,7 @@ import optax
 
 from bilevel.core.hypergradient import Levels
 from bilevel.core.lower_steps import LowerStep
-from bilevel.core.optimizer_step import Smooth, differentiable_step, is_dead, smooth_part, with_smooth_part
+from bilevel.core.optimizer_step import Smooth, differentiable_step, smooth_part, with_smooth_part
 from bilevel.core.problem import Batch
 from bilevel.core.tree import PyTree
 
@@ -50,17 +50,15 @@ def pull_back_steps(
         `(outer gradient, cotangent of the first iterate or None)`. Outer penalties are not in it.
     """
     steps = jax.tree.leaves(batches)[0].shape[0]
-    lifeless = _steps_before_first_gradient(earlier, last)
 
     def pull_back(
-        carry: tuple[PyTree, Smooth], taken: LowerStep, batch: Batch, position: jax.Array, curved: bool
+        carry: tuple[PyTree, Smooth], taken: LowerStep, batch: Batch, curved: bool
     ) -> tuple[PyTree, Smooth]:
         gradient, above = carry
-        dead = jax.tree.map(lambda count: count > position, lifeless)
 
         def step(gradient: PyTree, part: Smooth) -> Smooth:
             begun = with_smooth_part(taken.before, part)
-            return smooth_part(differentiable_step(levels.optimizer, gradient, begun, dead))
+            return smooth_part(differentiable_step(levels.optimizer, gradient, begun))
 
         _, transposed = jax.vjp(step, taken.gradient, smooth_part(taken.before))
         c, below = transposed(above)
@@ -75,42 +73,25 @@ def pull_back_steps(
 
     above = Smooth(cotangent, tuple(map(jnp.zeros_like, smooth_part(last.before).moments)))
     carry = (optax.tree.zeros_like(outer), above)
-    carry = pull_back(carry, last, _at(batches, steps - 1), jnp.asarray(steps - 1), of_start or steps > 1)
+    carry = pull_back(carry, last, _at(batches, steps - 1), of_start or steps > 1)
     if earlier is None:
         return carry[0], carry[1] if of_start else None
 
     def earlier_step(
-        carry: tuple[PyTree, Smooth], step: tuple[LowerStep, Batch, jax.Array]
+        carry: tuple[PyTree, Smooth], step: tuple[LowerStep, Batch]
     ) -> tuple[tuple[PyTree, Smooth], None]:
-        taken, batch, position = step
-        return pull_back(carry, taken, batch, position, True), None
+        return pull_back(carry, *step, curved=True), None
 
     curved_from = 0 if of_start else 1
     inputs = (
         jax.tree.map(lambda x: x[curved_from:], earlier),
         jax.tree.map(lambda x: x[curved_from:-1], batches),
-        jnp.arange(curved_from, steps - 1),
     )
     if steps - 1 > curved_from:
         carry, _ = jax.lax.scan(earlier_step, carry, inputs, reverse=True)
     if of_start:
         return carry
-    return pull_back(carry, _at(earlier, 0), _at(batches, 0), jnp.asarray(0), curved=False)[0], None
-
-
-def _steps_before_first_gradient(earlier: LowerStep | None, last: LowerStep) -> PyTree:
-    """For each entry, after how many steps it first had a gradient; entries are dead at the steps before."""
-
-    def count(carry: tuple[PyTree, PyTree], gradient: PyTree) -> tuple[tuple[PyTree, PyTree], None]:
-        dead, counts = carry
-        dead = jax.tree.map(jnp.logical_and, dead, is_dead(gradient))
-        return (dead, jax.tree.map(lambda count, dead: count + dead, counts, dead)), None
-
-    dead = jax.tree.map(lambda g: jnp.ones(g.shape, bool), last.gradient)
-    carry = (dead, jax.tree.map(lambda g: jnp.zeros(g.shape, jnp.int16), last.gradient))
-    if earlier is not None:
-        carry, _ = jax.lax.scan(count, carry, earlier.gradient)
-    return count(carry, last.gradient)[0][1]
+    return pull_back(carry, _at(earlier, 0), _at(batches, 0), curved=False)[0], None
 
 
 def _at(tree: PyTree, position: int) -> PyTree:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array
 
 from bilevel.core.hypergradient import Levels
 from bilevel.core.lower_steps import Iterate
-from bilevel.core.optimizer_step import differentiable_step, is_dead
+from bilevel.core.optimizer_step import differentiable_step
 from bilevel.core.problem import Batch, Seen
 from bilevel.core.tree import PyTree
 
@@ -31,18 +30,16 @@ def training(
     """
 
     def train(outer: PyTree, start: Iterate) -> PyTree:
-        def one(carry: tuple[Iterate, PyTree, PyTree], batch: Batch) -> tuple[tuple, None]:
-            iterate, memory, dead = carry
+        def one(carry: tuple[Iterate, PyTree], batch: Batch) -> tuple[tuple, None]:
+            iterate, memory = carry
             weighed = levels.lower.weigh(outer, memory, iterate.inner, batch)
             passed = levels.lower.gradient(outer, weighed.weights, iterate.inner, batch, twice=True)
-            dead = jax.tree.map(jnp.logical_and, dead, is_dead(passed.gradient))
-            after = differentiable_step(levels.optimizer, passed.gradient, iterate, dead)
+            after = differentiable_step(levels.optimizer, passed.gradient, iterate)
             losses = jax.lax.stop_gradient(passed.row_losses)
             seen = Seen(batch=batch, losses=losses, value_losses=None, step=step)
-            return (after, levels.lower.remember(memory, seen), dead), None
+            return (after, levels.lower.remember(memory, seen)), None
 
-        dead = jax.tree.map(lambda x: jnp.ones(x.shape, bool), start.inner)
         body = jax.checkpoint(one, prevent_cse=False) if checkpoint else one
-        return jax.lax.scan(body, (start, memory, dead), batches)[0][0].inner
+        return jax.lax.scan(body, (start, memory), batches)[0][0].inner
 
     return train
