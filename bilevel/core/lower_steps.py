@@ -114,19 +114,15 @@ def take_lower_steps(
     def take(
         iterate: Iterate, memory: PyTree, batches: Batch, keep: bool = False
     ) -> tuple[Iterate, PyTree, Visit]:
-        visit = lower.visit(outer, memory, iterate.inner, batches, keep=keep)
-        after = descend(optimizer, iterate, visit.passed.gradient)
-        losses = visit.passed.row_losses
-        seen = Seen(batch=batches, losses=losses, value_losses=losses if of_value else None, step=step)
-        return after, lower.remember(memory, seen), visit
+        return take_lower_step(
+            lower, optimizer, outer, iterate, memory, batches, step, keeps_pass=keep, of_value=of_value
+        )
 
     def earlier_step(
         carry: tuple[Iterate, PyTree], batches: Batch, keep: bool
     ) -> tuple[tuple[Iterate, PyTree], LowerStep | None]:
-        iterate, memory = carry
-        after, remembered, (weighed, passed, _) = take(iterate, memory, batches)
-        kept = LowerStep(iterate, memory, passed.gradient, weighed.weights, weighed.losses) if keep else None
-        return (after, remembered), kept
+        after, remembered, visit = take(*carry, batches)
+        return (after, remembered), record_of(*carry, visit) if keep else None
 
     def walk(carry: tuple[Iterate, PyTree], begin: int, end: int, keep: bool) -> tuple[Any, LowerStep | None]:
         if begin == end:
@@ -142,6 +138,35 @@ def take_lower_steps(
     return LowerSteps(
         last, last_memory, end, memory, visit.passed, visit.weighed, look_back, visit.cross_signal
     )
+
+
+def take_lower_step(
+    lower: LowerLevel,
+    optimizer: optax.GradientTransformation,
+    outer: PyTree,
+    iterate: Iterate,
+    memory: PyTree,
+    batches: Batch,
+    step: Array | int,
+    *,
+    keeps_pass: bool = False,
+    of_value: bool = False,
+) -> tuple[Iterate, PyTree, Visit]:
+    """One optimizer step on one lower batch, [micro-batches, ...]; arguments as those of `take_lower_steps`.
+
+    Returns:
+        `(iterate, memory)` after it, and what it saw of its batch.
+    """
+    visit = lower.visit(outer, memory, iterate.inner, batches, keep=keeps_pass)
+    after = descend(optimizer, iterate, visit.passed.gradient)
+    losses = visit.passed.row_losses
+    seen = Seen(batch=batches, losses=losses, value_losses=losses if of_value else None, step=step)
+    return after, lower.remember(memory, seen), visit
+
+
+def record_of(iterate: Iterate, memory: PyTree, visit: Visit) -> LowerStep:
+    """What is kept of a lower step that began from an iterate and a memory."""
+    return LowerStep(iterate, memory, visit.passed.gradient, visit.weighed.weights, visit.weighed.losses)
 
 
 def descend(

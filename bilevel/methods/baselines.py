@@ -168,4 +168,5 @@ def _over_pool(
 
 def _weighed(problem: RowProblem, solver: Solver, training: TrainingSettings, name: str) -> Method:
     train = Train(problem, solver, Steps(training.steps), training.plan, updates=("inner",))
-    return Method(problem, solver, (Round((train, Weigh(problem.weighting))),), _WEIGHED, name=name)
+    moves = (train, Weigh(problem.weighting))
+    return Method(problem, solver, (Round(moves),), _WEIGHED, name=name, inner=training.optimizer())

@@ -148,7 +148,7 @@ def bds(
         return replace(hypergradient, gamma=max(gamma, _LEAST_SHARE)) if penalised else hypergradient
 
     check = Checkable(estimator, training.optimizer(), settings.lower_steps)
-    return Method(problem, solver, (Round(moves),), check=check, name="bds")
+    return Method(problem, solver, (Round(moves),), check=check, name="bds", inner=training.optimizer())
 
 
 def _differentiable(model: Model, hypergradient: EstimatorSettings) -> Callable[[Any, Batch], RowLosses]:

@@ -175,7 +175,8 @@ def dwm(
         exact,
         _not_exact(settings.signal),
     )
-    return Method(problem, solver, tuple(Round(moves) for moves in rounds), check=check, name="dwm")
+    schedule = tuple(Round(moves) for moves in rounds)
+    return Method(problem, solver, schedule, check=check, name="dwm", inner=training.optimizer())
 
 
 def describe(settings: DWMSettings) -> NetworkDescription:

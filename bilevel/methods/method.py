@@ -62,6 +62,7 @@ class Method:
         leaves: what of the state is the result.
         check: how its hypergradient can be checked; None for a method without one.
         name: what it is called in tables and folders, unless a run names it otherwise.
+        inner: the optimizer that trains the model, for whoever takes its training again; None where it is not said.
     """
 
     problem: Problem | RowProblem
@@ -70,6 +71,7 @@ class Method:
     leaves: Leaves = Leaves()
     check: Checkable | None = None
     name: str = "method"
+    inner: optax.GradientTransformation | None = None
 
     @property
     def lower_steps(self) -> int:

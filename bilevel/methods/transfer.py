@@ -84,7 +84,8 @@ def transferred(
         Score("loss_end"),
         Choose(top_share_of("weight", top_share), into="selected", signals=("weight",)),
     )
-    return Method(problem, solver, tuple(Round(moves) for moves in rounds), name="transferred")
+    schedule = tuple(Round(moves) for moves in rounds)
+    return Method(problem, solver, schedule, name="transferred", inner=training.optimizer())
 
 
 class _Part(NamedTuple):

@@ -124,7 +124,7 @@ class Train(Move):
 
     def run(self, state: RunState, context: Context) -> RunState:
         lower, upper = self.batches(state, context)
-        steps = self._steps(lower)
+        steps = self.solver_steps(lower)
         # One fixed batch of trusted rows, so that the logged upper losses of all methods compare.
         plan = self.plan.for_model(context.model.packs)
         packing = plan.upper_packing or plan.packing
@@ -210,7 +210,8 @@ class Train(Move):
             upper, plan, context.seed, context.layout, start=start, keep=context.kept.get
         )
 
-    def _steps(self, lower: Batches) -> int:
+    def solver_steps(self, lower: Batches) -> int:
+        """How many solver steps it takes on batches as `batches` gives them."""
         if isinstance(self.length, Steps):
             return self.length.count
         return ceil(self.length.count * lower.drawn.batches_a_pass / self.plan.lower_steps)

@@ -11,9 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
-_SEEDS = (0x243F6A88, 0x85A308D3)
+from bilevel.core.bits import bit_sums
 
 
 def fingerprint_tree(tree: Any) -> str:
@@ -23,7 +22,7 @@ def fingerprint_tree(tree: Any) -> str:
     gathered, and the fingerprint does not depend on how the arrays are split.
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    sums = jax.device_get(jax.jit(_sums)([leaf for _, leaf in leaves]))
+    sums = jax.device_get(jax.jit(bit_sums)([leaf for _, leaf in leaves]))
     lines = [
         f"{jax.tree_util.keystr(path)} {np.shape(leaf)} {jnp.result_type(leaf)} {' '.join(map(str, numbers))}"
         for (path, leaf), numbers in zip(leaves, sums, strict=True)
@@ -39,26 +38,3 @@ def fingerprint_source(function: Callable[..., Any]) -> str:
         file = None
     code = repr(function.__class__).encode() if file is None else Path(file).read_bytes()
     return hashlib.sha256(code).hexdigest()[:16]
-
-
-def _sums(leaves: list[Array]) -> list[list[Array]]:
-    return [[jnp.sum(_mixed(_words(leaf), seed), dtype=jnp.uint32) for seed in _SEEDS] for leaf in leaves]
-
-
-def _words(values: Array) -> Array:
-    """The bits of an array as unsigned integers of 32 bits; 64-bit values get an axis of two words."""
-    if values.dtype == bool:
-        return values.astype(jnp.uint32)
-    unsigned = {1: jnp.uint8, 2: jnp.uint16}.get(values.dtype.itemsize, jnp.uint32)
-    return jax.lax.bitcast_convert_type(values, unsigned).astype(jnp.uint32)
-
-
-def _mixed(words: Array, seed: int) -> Array:
-    """Scrambles each word together with its position (the finaliser of MurmurHash3)."""
-    mixed = jnp.full(words.shape, seed, jnp.uint32)
-    for axis in range(words.ndim):
-        mixed = mixed * jnp.uint32(0x9E3779B1) + jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
-    mixed = words ^ (mixed * jnp.uint32(0x85EBCA77))
-    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-        mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(factor)
-    return mixed ^ (mixed >> 16)

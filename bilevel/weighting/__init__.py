@@ -2,6 +2,7 @@
 
 from bilevel.weighting.by_part import by_part as by_part
 from bilevel.weighting.fixed import given as given
+from bilevel.weighting.fixed import row_weights as row_weights
 from bilevel.weighting.fixed import uniform as uniform
 from bilevel.weighting.network import Scope as Scope
 from bilevel.weighting.network import Scorer as Scorer

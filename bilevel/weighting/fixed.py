@@ -1,4 +1,4 @@
-"""Weights that nothing moves: uniform, or a given table (oracles, snapshots, another run's result)."""
+"""Weights that nothing makes: uniform, a given table (oracles, snapshots, another run's result), or themselves."""
 
 from __future__ import annotations
 
@@ -38,3 +38,17 @@ def given(table: Float[Array, " pool"]) -> Weighting:
         return jnp.where(batch["row_id"] >= 0, jnp.asarray(table)[batch["row_id"]], 0.0)
 
     return Weighting(init, weights)
+
+
+def row_weights() -> Weighting:
+    """The weights are the outer variables themselves, indexed by `row_id`: what a row's score is a derivative in."""
+
+    def init(key: Array, sizes: Sizes) -> tuple[Float[Array, " pool"], tuple[()]]:
+        return jnp.ones(sizes["row_id"]), ()
+
+    def weights(
+        table: Float[Array, " pool"], memory: tuple[()], batch: Batch, losses: RowLosses | None
+    ) -> Float[Array, "*rows"]:
+        return jnp.where(batch["row_id"] >= 0, table[batch["row_id"]], 0.0)
+
+    return Weighting(init, weights, tables=("row_id", ""))

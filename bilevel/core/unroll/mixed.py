@@ -14,15 +14,67 @@ is computed twice.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from bilevel.core.hypergradient import Levels
-from bilevel.core.lower_steps import LowerStep
+from bilevel.core.lower_steps import Iterate, LowerStep
 from bilevel.core.optimizer_step import Smooth, differentiable_step, smooth_part, with_smooth_part
 from bilevel.core.problem import Batch
 from bilevel.core.tree import PyTree
+
+
+class PulledBackStep(NamedTuple):
+    """The vjp of one lower step.
+
+    Attributes:
+        gradient: the outer gradient, without the outer penalty's.
+        signal: what it was made from, see `bilevel.core.lower_level`: of row weights a number a row.
+        below: cotangent of the iterate before the step.
+    """
+
+    gradient: PyTree
+    signal: PyTree
+    below: Smooth
+
+
+def pull_back_step(
+    levels: Levels, outer: PyTree, taken: LowerStep, batch: Batch, above: Smooth, curved: bool = True
+) -> PulledBackStep:
+    """The vjp of one lower step.
+
+    Args:
+        levels: the problem.
+        outer: outer variables.
+        taken: the step as it was taken.
+        batch: its batch, [micro-batches, ...].
+        above: cotangent of the iterate after it.
+        curved: whether the cotangent of the iterate before it is wanted; without it the step costs one jvp of the row
+            losses and no Hessian product, and `below` lacks the gradient's part.
+    """
+
+    def step(gradient: PyTree, part: Smooth) -> Smooth:
+        begun = with_smooth_part(taken.before, part)
+        return smooth_part(differentiable_step(levels.optimizer, gradient, begun))
+
+    _, transposed = jax.vjp(step, taken.gradient, smooth_part(taken.before))
+    c, below = transposed(above)
+    weighed = levels.lower.weigh(outer, taken.memory, taken.before.inner, batch, taken.losses)
+    if curved:
+        passed = levels.lower.linearised_gradient(outer, taken.weights, taken.before.inner, batch, c)
+        signal = passed.cross_signal
+        below = below._replace(inner=optax.tree.add(below.inner, passed.hessian_product))
+    else:
+        signal = levels.lower.cross_signal(outer, taken.weights, taken.before.inner, batch, c)
+    return PulledBackStep(weighed.pull_back(signal), signal, below)
+
+
+def without_moments(cotangent: PyTree, iterate: Iterate) -> Smooth:
+    """A cotangent of inner variables alone as one of the iterate."""
+    return Smooth(cotangent, tuple(map(jnp.zeros_like, smooth_part(iterate).moments)))
 
 
 def pull_back_steps(
@@ -31,7 +83,7 @@ def pull_back_steps(
     earlier: LowerStep | None,
     last: LowerStep,
     batches: Batch,
-    cotangent: PyTree,
+    cotangent: PyTree | Smooth,
     of_start: bool = False,
 ) -> tuple[PyTree, Smooth | None]:
     """The vjp of taking lower steps.
@@ -42,7 +94,8 @@ def pull_back_steps(
         earlier: the steps before the last, stacked; None if there are none.
         last: the last step.
         batches: of all these steps, [steps, micro-batches, ...].
-        cotangent: of the inner variables after the last step.
+        cotangent: of the inner variables after the last step; a `Smooth` where the optimizer's moments have one too,
+            since later steps were pulled back before.
         of_start: whether the cotangent of the first iterate is wanted too; without it the first step costs one jvp
             of the row losses and no Hessian product.
 
@@ -55,23 +108,10 @@ def pull_back_steps(
         carry: tuple[PyTree, Smooth], taken: LowerStep, batch: Batch, curved: bool
     ) -> tuple[PyTree, Smooth]:
         gradient, above = carry
+        pulled = pull_back_step(levels, outer, taken, batch, above, curved)
+        return optax.tree.add(gradient, pulled.gradient), pulled.below
 
-        def step(gradient: PyTree, part: Smooth) -> Smooth:
-            begun = with_smooth_part(taken.before, part)
-            return smooth_part(differentiable_step(levels.optimizer, gradient, begun))
-
-        _, transposed = jax.vjp(step, taken.gradient, smooth_part(taken.before))
-        c, below = transposed(above)
-        weighed = levels.lower.weigh(outer, taken.memory, taken.before.inner, batch, taken.losses)
-        if curved:
-            passed = levels.lower.linearised_gradient(outer, taken.weights, taken.before.inner, batch, c)
-            signal = passed.cross_signal
-            below = below._replace(inner=optax.tree.add(below.inner, passed.hessian_product))
-        else:
-            signal = levels.lower.cross_signal(outer, taken.weights, taken.before.inner, batch, c)
-        return optax.tree.add(gradient, weighed.pull_back(signal)), below
-
-    above = Smooth(cotangent, tuple(map(jnp.zeros_like, smooth_part(last.before).moments)))
+    above = cotangent if isinstance(cotangent, Smooth) else without_moments(cotangent, last.before)
     carry = (optax.tree.zeros_like(outer), above)
     carry = pull_back(carry, last, _at(batches, steps - 1), of_start or steps > 1)
     if earlier is None:
