@@ -9,8 +9,6 @@ costs. Others are checked at the same point when they are named.
 from __future__ import annotations
 
 import argparse
-import importlib
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -19,11 +17,8 @@ from pathlib import Path
 from bilevel.core import ESTIMATORS, EstimatorSettings, check_hypergradient
 from bilevel.core.reference import Reference
 from bilevel.errors import InputError
-from bilevel.objectives.user import named_function
 from bilevel.runs.compilation_cache import enable_compilation_cache
-from bilevel.runs.config_file import EXPERIMENT_KEY, FILE, read_raw_config
-from bilevel.runs.job import Job
-from bilevel.runs.run_record import has_begun
+from bilevel.runs.remade import job_of_folder
 from bilevel.runs.standing import standing
 
 _FAR = 10
@@ -47,7 +42,7 @@ def _check(options: argparse.Namespace) -> None:
     unknown = [name for name in options.hypergradient if name not in ESTIMATORS]
     if unknown:
         raise InputError(f"--hypergradient {unknown[0]}: choose among {', '.join(ESTIMATORS)}")
-    run = standing(options.folder, _load(options.folder, options.made_by))
+    run = standing(options.folder, job_of_folder(options.folder, options.made_by))
     if run.note:
         print(f"note: {run.note}", file=sys.stderr)
     print(f"{options.folder}, after step {run.step}", flush=True)
@@ -73,39 +68,6 @@ def _check(options: argparse.Namespace) -> None:
             ahead = "the next step" if horizon == 1 else f"the next {horizon} steps"
             print(f"\n{settings.name}, against {ahead} ({time.monotonic() - began:.0f} s)")
             print(found, flush=True)
-
-
-def _load(folder: Path, made_by: str | None) -> Job:
-    """The job of a run: from the experiment that its configuration names, or from a function of its maker's.
-
-    The library does not depend on experiments: the run's own folder names the one that it needs.
-    """
-    if made_by is not None:
-        made = named_function(made_by, "--made-by")()
-        if not isinstance(made, Job):
-            raise InputError(
-                f"--made-by {made_by}: returned {type(made).__name__}, not what bilevel.job(...) makes"
-            )
-        return made
-    if not (folder / FILE).exists() and has_begun(folder):
-        raise InputError(
-            f"{folder}: was made by bilevel.run in a program of its own: name a function that returns the same "
-            "bilevel.job(methods, data, model, ...) with --made-by FILE.py:FUNCTION, or call .check() on what run gave"
-        )
-    experiment = read_raw_config(folder).get(EXPERIMENT_KEY)
-    if not isinstance(experiment, str) or not re.fullmatch(r"\w+", experiment):
-        raise InputError(f"{folder / FILE}: names no experiment; was the run made by another version?")
-    try:
-        module = importlib.import_module(f"experiments.{experiment}")
-    except ModuleNotFoundError as error:
-        raise InputError(f"{folder / FILE}: there is no experiment {experiment!r} here") from error
-    if not hasattr(module, "job_of_run"):
-        raise InputError(
-            f"{folder}: runs of {experiment} cannot be checked: experiments/{experiment}.py has no function job_of_run"
-        )
-    job = module.job_of_run(folder)
-    assert isinstance(job, Job)
-    return job
 
 
 def _parser() -> argparse.ArgumentParser:

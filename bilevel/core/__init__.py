@@ -47,5 +47,6 @@ from bilevel.core.solver import population as population
 from bilevel.core.solver import soba as soba
 from bilevel.core.solver import value_gap as value_gap
 from bilevel.core.unroll import unroll as unroll
+from bilevel.core.unroll import whole_run as whole_run
 from bilevel.core.zeroth_order import evolution_strategies as evolution_strategies
 from bilevel.core.zeroth_order import pzobo as pzobo

@@ -104,6 +104,17 @@ class DiskJournal:
                 self._shelf.drop(other)
 
 
+def write_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """Writes an `.npz` that is whole or not there."""
+    fresh = path.with_name(f".{path.name}.unfinished")
+    with naming_a_full_disk(path):
+        with fresh.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, path)
+
+
 def _as(like: Any, values: np.ndarray) -> Any:
     """The array of a leaf that stood where `like` does; bound to no device where that lay on one."""
     dtype = getattr(like, "dtype", None)

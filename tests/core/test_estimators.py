@@ -52,6 +52,7 @@ OTHER = {
     "step_size": 0.1,
     "mode": "reverse",
     "last_steps": 2,
+    "segment": 2,
     "gamma": 3.0,
     "eta": 0.1,
     "samples": 3,

@@ -122,7 +122,7 @@ def test_a_run_of_a_weight_network_is_checked_by_what_it_learns_from(capsys):
         ("seed: 3\n", [], "names no experiment"),
         ("experiment: nowhere\n", [], "no experiment 'nowhere'"),
         ("experiment: ../x\n", [], "names no experiment"),
-        ("experiment: compare\n", [], "runs of compare cannot be checked"),
+        ("experiment: compare\n", [], "runs of compare cannot be taken up again"),
         ("experiment: bds_alpaca\n", ["--hypergradient", "magic"], "--hypergradient magic"),
     ],
 )

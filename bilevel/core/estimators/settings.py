@@ -28,6 +28,7 @@ class AnySettings:
             and `soba` on the linear system, None for 1 / (estimate of the largest eigenvalue).
         mode: how `unroll` differentiates: all modes agree; `forward` for few outer variables over many steps.
         last_steps: how many lower steps `unroll` differentiates through, counted from the last; None for all.
+        segment: lower steps that `whole_run` holds at once; None for the square root of them.
         gamma: weight of the lower level's excess in the penalty forms, unless the method has a schedule of its own.
         eta: share of the excess's own steepest descent that `bome` insists on.
         samples: directions of `evolution_strategies` and `pzobo`.
@@ -46,6 +47,7 @@ class AnySettings:
     step_size: float | None = None
     mode: Literal["mixed", "reverse", "forward"] = "mixed"
     last_steps: int | None = None
+    segment: int | None = None
     gamma: float = 100.0
     eta: float = 0.5
     samples: int = 8
@@ -61,6 +63,7 @@ class AnySettings:
             ("rank", self.rank >= 1, "at least 1"),
             ("step_size", self.step_size is None or self.step_size > 0, "positive"),
             ("last_steps", self.last_steps is None or self.last_steps >= 1, "at least 1"),
+            ("segment", self.segment is None or self.segment >= 1, "at least 1"),
             ("gamma", self.gamma > 0, "positive"),
             ("eta", 0 < self.eta <= 1, "in (0, 1]"),
             ("samples", self.samples >= 1, "at least 1"),

@@ -5,12 +5,16 @@ from __future__ import annotations
 from bilevel.core.estimators.settings import AnySettings
 from bilevel.core.estimators.table import Estimator, alternating_with
 from bilevel.core.hypergradient import Hypergradient
-from bilevel.core.unroll import unroll
+from bilevel.core.unroll import unroll, whole_run
 from bilevel.core.zeroth_order import evolution_strategies, pzobo
 
 
 def _unroll(settings: AnySettings) -> Hypergradient:
     return unroll(settings.mode, settings.last_steps)
+
+
+def _whole_run(settings: AnySettings) -> Hypergradient:
+    return whole_run(settings.segment)
 
 
 def _evolution_strategies(settings: AnySettings) -> Hypergradient:
@@ -34,6 +38,19 @@ TRAINING = (
         solver=alternating_with(_unroll),
         hypergradient=_unroll,
         references="Maclaurin et al. 2015; Franceschi et al. 2017; Shaban et al. 2019; Kemaev et al. 2025 (MixFlow-MG)",
+    ),
+    Estimator(
+        name="whole_run",
+        family="unrolled",
+        formula="the same number, from starts of segments that are run again with records, one at a time",
+        when="K steps whose records do not fit; for a whole training, `python -m bilevel.attribute`",
+        cost="2 K gradients + K Hessian products (2 to 3 gradients each)",
+        memory="2 sqrt(K) iterates with optimizer state, sqrt(K) gradients, and the tape of one product",
+        assumes="as unroll; over many rough steps an exact derivative tells of noise",
+        reads=("segment",),
+        solver=alternating_with(_whole_run),
+        hypergradient=_whole_run,
+        references="Engstrom et al. 2025 (REPLAY); Ilyas & Engstrom 2025 (MAGIC)",
     ),
     Estimator(
         name="evolution_strategies",

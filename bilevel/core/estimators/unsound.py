@@ -93,9 +93,9 @@ UNSOUND = (
         "optimizer_aware differentiates the last of {lower_steps} inner steps alone: take unroll for all of them",
     ),
     Unsound(
-        _named("unroll"),
+        _named("unroll", "whole_run"),
         lambda settings, at: at.lower_steps == 1,
-        "unroll through 1 inner step is optimizer_aware at a higher price: take that, or more lower steps",
+        "{name} through 1 inner step is optimizer_aware at a higher price: take that, or more lower steps",
     ),
     Unsound(
         _named("evolution_strategies", "pzobo"),

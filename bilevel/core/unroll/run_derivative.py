@@ -155,7 +155,8 @@ class _Walk:
                 self.shelf.drop(f"{kind}-{number}")
             self.tell("pull back", number)
         assert self.reached is not None  # there is at least one segment
-        return RunDerivative(self.reached.pulled.gradient, *self.reached.traces, self.segment_runs)
+        cotangents, signals = map(np.asarray, self.reached.traces)
+        return RunDerivative(self.reached.pulled.gradient, cotangents, signals, self.segment_runs)
 
     def _recorded(self, number: int) -> tuple[LowerStep, Reached | None]:
         """Records of the segment that is pulled back next, and its end where it was run for them."""
