@@ -21,7 +21,7 @@ from bilevel.attribution.budget import budget_of, said
 from bilevel.attribution.controls import CONTROLS, control_scores
 from bilevel.attribution.leaving import section, verdict_table, warnings_of, write_scores, write_verdict
 from bilevel.attribution.retraining import Retraining, retraining
-from bilevel.attribution.verify import Verdict, verify
+from bilevel.attribution.verify import Verdict, check_subsets, verify
 from bilevel.attribution.weights_of_run import weights_of_run
 from bilevel.attribution.whole_run_scores import RowScores, WholeRunScores
 from bilevel.core import ESTIMATORS, EstimatorSettings
@@ -68,6 +68,8 @@ def _attribute(options: argparse.Namespace) -> None:
     name = options.method or job.main
     weights = None if options.weights == "uniform" else weights_of_run(folder, job, name)
     given = retraining(job, name, weights)
+    if options.verify is not None:
+        check_subsets(len(given.pool), options.verify, options.drop)
     asked = WholeRunScores(given, options.queries)
     footprint = asked.footprint()
     budget = budget_of(options.memory, options.host, options.disk, folder)
@@ -82,7 +84,7 @@ def _attribute(options: argparse.Namespace) -> None:
     for line in warnings_of(found):
         print(f"warning: {line}", file=sys.stderr)
     verdict = None
-    if options.verify:
+    if options.verify is not None:
         verdict = _verified(given, found, left, others, options)
         write_verdict(left, verdict)
         _print_verdict(verdict)

@@ -11,7 +11,7 @@ import jax
 from bilevel.core.unroll import Budget
 from bilevel.errors import InputError
 
-_UNITS = {"": 1, "K": 10, "M": 20, "G": 30, "T": 40}
+_UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 _DEVICE_SHARE, _OTHER_SHARE = 0.8, 0.5
 
 

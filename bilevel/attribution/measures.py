@@ -6,7 +6,7 @@ References:
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -15,7 +15,8 @@ from scipy.stats import rankdata
 _RESAMPLED = 1000
 
 
-class Estimated(NamedTuple):
+@dataclass(frozen=True)
+class Estimated:
     """A number with its interval of 95%."""
 
     value: float

@@ -87,4 +87,5 @@ class Trusted:
             mean, losses = self._values(inners, batch)
             total = mean if total is None else total + mean
             rows.append(self._retraining.layout.gather(losses)[:, ids >= 0])
-        return np.asarray(self._retraining.layout.gather(total.value)), np.concatenate(rows, axis=1)
+        mean = self._retraining.layout.gather(total)
+        return np.asarray(mean.total / np.maximum(mean.count, 1)), np.concatenate(rows, axis=1)

@@ -78,17 +78,9 @@ def verify(
         in_units: whether scores are derivatives of the trusted loss, so that they promise a change.
         seed: of subsets and bootstrap.
         progress: `(trainings) -> Progress`.
-
-    Raises:
-        InputError: a subset would be larger than the pool leaves, or fewer than three subsets.
     """
+    check_subsets(len(weights), subsets, drop)
     rows = len(weights)
-    if not 0 < drop < 1 or round(drop * rows) >= rows:
-        raise InputError(
-            f"--drop {drop}: a subset must leave rows of the pool's {rows}: give a share below 1"
-        )
-    if subsets < 3:
-        raise InputError(f"--verify {subsets}: a rank correlation takes at least 3 subsets")
     left_out = random_subsets(rows, drop, subsets, seed)
     removed = {name: most_helpful(each.mean(axis=0), weights, drop) for name, each in scores.items()}
     random = random_subsets(rows, drop, _RANDOM_REMOVALS, seed + 1)
@@ -132,6 +124,20 @@ def verify(
         int(left_out[0].sum()),
         len(tables),
     )
+
+
+def check_subsets(rows: int, subsets: int, drop: float) -> None:
+    """Checks what is asked of random subsets before time is spent.
+
+    Raises:
+        InputError: a subset would leave no row of the pool, or there are fewer than three.
+    """
+    if not 0 < drop < 1 or round(drop * rows) >= rows:
+        raise InputError(
+            f"--drop {drop}: a subset must leave rows of the pool's {rows}: give a share below 1"
+        )
+    if subsets < 3:
+        raise InputError(f"--verify {subsets}: a rank correlation takes at least 3 subsets")
 
 
 def _without(

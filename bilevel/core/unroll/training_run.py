@@ -67,7 +67,7 @@ class RunPrograms:
 
         self.optimizer, self.queries = optimizer, queries
         self.record = Compiled(
-            take, out_shardings=None if out_shardings is None else (out_shardings, None, None)
+            take, out_shardings=None if out_shardings is None else Recorded(out_shardings, None, None)
         )
         self.pull_back = Compiled(pull)
 
