@@ -34,7 +34,8 @@ test compares them with those of the present code.
   `conjugate_gradient`, with `gauss_newton` and a little damping if a network is involved.
 - **The outer variables are few** (a mixture of sources, a learning rate): `unroll` with mode `forward`, or without any
   derivative `evolution_strategies`.
-- **Some steps of training are what matters, not their limit:** `unroll`.
+- **Some steps of training are what matters, not their limit:** `unroll`, or `whole_run` where records of all of them
+  do not fit. What each row did in the whole of a training is [a command of its own](attribution.md).
 - **A stream of batches and a slow outer level:** `soba`, or `amigo`.
 - **Not sure whether it is right?** `check_hypergradient` compares any of them with a reference on your own problem, and
   says in words what to change. [One of your own](own_estimator.md) works wherever these do, and is compared the same

@@ -169,6 +169,8 @@ TRAINING = (
     case(RIDGES, "unroll", error=1e-8, lower_steps=2000),
     case(ROWS, "unroll", error=1e-8, lower_steps=2000),
     case(DIGITS, "unroll", error=1e-2, lower_steps=200),
+    case(RIDGES, "whole_run", error=1e-8, lower_steps=2000),
+    case(DIGITS, "whole_run", segment=30, error=1e-2, lower_steps=200),
     case(RIDGES, "unroll", mode="forward", error=1e-8, lower_steps=500),
     case(
         RIDGES,
