@@ -174,7 +174,7 @@ def generate_each(
     if attention != "auto" and attention not in PATHS:
         raise ModelError(f"unknown attention {attention!r}: choose one of auto, {', '.join(sorted(PATHS))}")
     program = Program(config, attention, implementation, sharding)
-    if not prompts:
+    if len(prompts) == 0:
         return iter(())
     rows = finished_rows(params, prompts, data, most, drawing, program, batch_rows)
     return ((number, _answer(found, row)) for number, found, row in rows)
