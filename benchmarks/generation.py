@@ -8,7 +8,8 @@ all in one queue, once in batches whose rows are all continued until the longest
 other work, set OMP_WAIT_POLICY=PASSIVE: torch's threads otherwise spin while they wait for each other, and take many
 times longer.
 
-Printed on two cores at a load of 18, JAX 0.10.2 and torch 2.13.0, with OMP_WAIT_POLICY=PASSIVE, `--repeats 3 --limit 256`:
+Printed on two cores at a load of 18, JAX 0.10.2 and torch 2.13.0, with OMP_WAIT_POLICY=PASSIVE, --repeats 3 and
+--limit 256:
 
     32 prompts of 8 to 64 tokens, 256 new tokens each, median of 3
       jax greedy                      10623 tokens a second   3.75 times transformers (3.06 by processor time)

@@ -99,7 +99,7 @@ def test_long_rows_are_remembered_as_room_grows_and_shrinks(
     window: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = dataclasses.replace(CONFIG, max_positions=256, window=window)
-    rng, limits = np.random.default_rng(0), [150, 20, 30, 20, 100]
+    rng, limits = np.random.default_rng(0), [100, 20, 30, 20, 110]
     prompts = [rng.integers(0, 19, length).tolist() for length in (50, 40, 30, 9, 1)]
     sizes = []
     monkeypatch.setattr(
