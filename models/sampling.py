@@ -163,6 +163,16 @@ def generate_each(
     Raises:
         ModelError: before anything is computed, for prompts that are empty, hold tokens that the model does not know
             or leave it no room, and for keys and limits that do not fit them.
+
+    Examples:
+        >>> from models import init, small
+        >>> config = small(13, 8, heads=2, kv_heads=1, mlp_width=8)
+        >>> params, sampling = init(config, jax.random.key(0)), Sampling(3, temperature=1.0)
+        >>> prompts, keys = [[1, 2, 3], [4]], row_keys(jax.random.key(1), [0, 1])
+        >>> for number, answer in generate_each(params, prompts, keys, sampling, config, limits=[3, 1]):
+        ...     print(number, answer.tokens.shape)
+        0 (3,)
+        1 (1,)
     """
     most = _limits(prompts, keys, sampling, config, limits)
     if batch_rows < 1:
