@@ -66,9 +66,8 @@ class RunPrograms:
             return jax.vmap(one)(pulled) if queries else one(pulled)
 
         self.optimizer, self.queries = optimizer, queries
-        self.record = Compiled(
-            take, out_shardings=None if out_shardings is None else Recorded(out_shardings, None, None)
-        )
+        places: tuple[Any, ...] = (out_shardings, None, None)
+        self.record = Compiled(take, out_shardings=None if out_shardings is None else Recorded(*places))
         self.pull_back = Compiled(pull)
 
     def end_of(self, outer: PyTree, run: TrainingRun, segment: int) -> Reached:
