@@ -70,7 +70,7 @@ def _attribute(options: argparse.Namespace) -> None:
     given = retraining(job, name, weights)
     if options.verify is not None:
         check_subsets(len(given.pool), options.verify, options.drop)
-    asked = WholeRunScores(given, options.queries)
+    asked = WholeRunScores(given, options.queries, options.tokens)
     footprint = asked.footprint()
     budget = budget_of(options.memory, options.host, options.disk, folder)
     plan = asked.plan(footprint, budget, options.last)
@@ -241,6 +241,7 @@ def _parser() -> argparse.ArgumentParser:
         default="mean",
         help="the mean of the trusted rows, or each of them at its own price (default: mean)",
     )
+    parser.add_argument("--tokens", action="store_true", help="score response tokens, too")
     parser.add_argument("--last", type=int, metavar="STEPS", help="differentiate the last steps alone")
     parser.add_argument(
         "--memory", metavar="BYTES", help="of each device, such as 40GiB (default: most of it)"

@@ -20,9 +20,10 @@ from bilevel.report.row_text import short
 from bilevel.report.sections import Chart, Section, Table
 from bilevel.storage.atomic import write_atomically
 
-SCORES, QUERIES, STEPS, SUMMARY, VERDICT = (
+SCORES, QUERIES, TOKENS, STEPS, SUMMARY, VERDICT = (
     "scores.parquet",
     "queries.npz",
+    "tokens.npz",
     "steps.csv",
     "summary.json",
     "verdict.json",
@@ -59,6 +60,8 @@ def write_scores(
     if len(found.scores) > 1:
         names = given.trusted.names(np.arange(len(given.trusted)))
         np.savez(folder / QUERIES, scores=found.scores, trusted=np.array(names))
+    if found.tokens is not None:
+        np.savez(folder / TOKENS, scores=found.tokens.mean(axis=0), id=np.array(columns["id"]))
     lines = ["step,cotangent,scores"]
     for step, (cotangent, signal) in enumerate(zip(*_mean_traces(found), strict=True), start=1):
         if np.isfinite(cotangent):

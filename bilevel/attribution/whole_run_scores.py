@@ -15,7 +15,9 @@ import numpy as np
 from jaxtyping import Float
 
 from bilevel.attribution.retraining import Retraining
+from bilevel.attribution.token_weights import token_problem
 from bilevel.attribution.trusted import Trusted
+from bilevel.core import Problem, RowProblem
 from bilevel.core.unroll import (
     Budget,
     Footprint,
@@ -44,12 +46,14 @@ class RowScores:
         cotangents: norm of the cotangent of the parameters after each step, NaN before the window.
         signals: sum of the absolute scores that each step adds.
         segment_runs: segments that were run in this process.
+        tokens: the same as `scores` with respect to the weight of each response token; None where it was not asked for.
     """
 
     scores: Float[np.ndarray, "queries pool"]
     cotangents: Float[np.ndarray, "queries steps"]
     signals: Float[np.ndarray, "queries steps"]
     segment_runs: int
+    tokens: Float[np.ndarray, "queries pool tokens"] | None = None
 
 
 class WholeRunScores:
@@ -58,14 +62,22 @@ class WholeRunScores:
     Args:
         retraining: the training.
         queries: whether the mean of the trusted rows is asked about, or each of them.
+        tokens: whether response tokens are scored, too.
+
+    Raises:
+        InputError: tokens of rows that have none.
     """
 
-    def __init__(self, retraining: Retraining, queries: Queries = "mean") -> None:
-        self.retraining, self.queries = retraining, queries
-        self.trusted = Trusted(retraining, retraining.table)
+    def __init__(self, retraining: Retraining, queries: Queries = "mean", tokens: bool = False) -> None:
+        self.retraining, self.queries, self.tokens = retraining, queries, tokens
+        problem: Problem | RowProblem = retraining.problem
+        self.outer = retraining.table
+        if tokens:
+            problem, self.outer = token_problem(retraining)
+        self.trusted = Trusted(retraining, self.outer)
         start = retraining.run.start
         self.programs = RunPrograms(
-            retraining.problem,
+            problem,
             retraining.optimizer,
             out_shardings=retraining.layout.shardings(start),
             queries=queries == "each",
@@ -84,10 +96,10 @@ class WholeRunScores:
         """
         given = self.retraining
         try:
-            self.programs.check(given.table, given.run)
+            self.programs.check(self.outer, given.run)
         except ValueError as error:
             raise InputError(str(error)) from error
-        return footprint_of(self.programs, given.table, given.run, self.at_once)
+        return footprint_of(self.programs, self.outer, given.run, self.at_once)
 
     def plan(self, footprint: Footprint, budget: Budget, last: int | None = None) -> Plan:
         """The plan that a budget allows.
@@ -126,6 +138,9 @@ class WholeRunScores:
             np.concatenate([each.cotangents for each in found]),
             np.concatenate([each.signals for each in found]),
             sum(each.segment_runs for each in found),
+            np.concatenate([each.tokens for each in found if each.tokens is not None])
+            if self.tokens
+            else None,
         )
 
     def _group(
@@ -147,7 +162,7 @@ class WholeRunScores:
         try:
             derivative = differentiate_run(
                 self.programs,
-                given.table,
+                self.outer,
                 given.run,
                 (lambda inner: self.trusted.each(inner, filled)) if rows else self.trusted.mean,
                 plan,
@@ -158,14 +173,18 @@ class WholeRunScores:
         except ReplayError as error:
             raise InputError(f"{error}; {work} keeps what was reached: remove it to begin again") from error
         kept = len(rows) or 1
+        gradient = given.layout.gather(derivative.gradient)
+        scores = (gradient if self.queries == "each" else gradient[None])[:kept]
         found = RowScores(
-            np.atleast_2d(given.layout.gather(derivative.gradient))[:kept],
+            scores.sum(axis=-1) if self.tokens else scores,
             np.atleast_2d(derivative.cotangents)[:kept],
             np.atleast_2d(derivative.signals)[:kept],
             derivative.segment_runs,
+            scores if self.tokens else None,
         )
         if len(rows):
-            write_arrays(done, scores=found.scores, cotangents=found.cotangents, signals=found.signals)
+            written = {"scores": found.scores, "cotangents": found.cotangents, "signals": found.signals}
+            write_arrays(done, **written, **({} if found.tokens is None else {"tokens": found.tokens}))
         shutil.rmtree(work, ignore_errors=True)
         return found
 
@@ -175,6 +194,7 @@ class WholeRunScores:
         said = {
             "plan": asdict(plan),
             "rows": list(rows),
+            "tokens": self.tokens,
             "pool": given.pool.fingerprint,
             "trusted": given.trusted.fingerprint,
             "weights": hashlib.sha256(given.weights.tobytes()).hexdigest(),

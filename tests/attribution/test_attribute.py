@@ -7,9 +7,7 @@ import json
 import re
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pyarrow.parquet
 import pytest
 
@@ -17,44 +15,21 @@ import bilevel
 from bilevel import attribute
 from bilevel.attribution import bank as bank_of_trainings
 from bilevel.attribution.bank import Bank, random_subsets
-from bilevel.attribution.budget import bytes_said
 from bilevel.attribution.controls import CONTROLS
 from bilevel.attribution.retraining import retraining
 from bilevel.attribution.weights_of_run import weights_of_run
 from bilevel.attribution.whole_run_scores import WholeRunScores
-from bilevel.core import ESTIMATORS, RowProblem, frozen
+from bilevel.core import ESTIMATORS
 from bilevel.core.unroll import Budget, Plan
 from bilevel.data import Dataset
 from bilevel.errors import InputError
 from bilevel.layout import data_layout
-from bilevel.methods import TrainingSettings, bds, uniform_tuning
-from bilevel.methods.method import Leaves, Method
+from bilevel.methods import bds, uniform_tuning
 from bilevel.model import Model
 from bilevel.report.run_files import read_run
-from bilevel.runs.job import Job, job_of
-from bilevel.schedule import BatchPlan, Move, Round, Steps, Train, Weigh
-from bilevel.weighting import given as table_of
+from bilevel.runs.job import job_of
+from tests.attribution.weighted import DATA, STEPS, TRAINING, WEIGHTS, made
 from tests.schedule import toy
-
-STEPS = 12
-TRAINING = TrainingSettings(steps=STEPS, batch_rows=8, upper_rows=8, learning_rate=0.05, warmup_share=0.0)
-DATA = {"pool": toy.encoded(20, 0, faulty=6), "validation": toy.encoded(8, 100)}
-WEIGHTS = np.linspace(0.5, 1.5, 20)
-
-
-def tuning() -> Method:
-    """Training at rows' weights from a table, by a rule without Adam's kinks at its first steps."""
-    optimizer = optax.sgd(0.3, momentum=0.8)
-    problem = RowProblem(toy.row_losses, table_of(jnp.asarray(WEIGHTS, jnp.float32)), toy.UPPER)
-    solver = frozen(problem, optimizer)
-    train = Train(problem, solver, Steps(STEPS), BatchPlan(8, 8), ("inner",))
-    moves = (train, Weigh(problem.weighting))
-    return Method(problem, solver, (Round(moves),), Leaves(rows=None), name="weighted", inner=optimizer)
-
-
-def made(devices: int = 1, method: Method | None = None) -> Job:
-    """A job whose rows weigh what a table says."""
-    return job_of(method or tuning(), DATA, toy.MODEL, layout=data_layout(jax.devices()[:devices]))
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +155,31 @@ def test_each_trusted_row_alone_adds_up_to_their_mean(given, scores, tmp_path):
     np.testing.assert_allclose(found.scores.mean(axis=0), scores[0], rtol=1e-4, atol=1e-7)
 
 
+def test_tokens_add_up_to_their_rows(tmp_path):
+    mask = np.zeros((20, 4), bool)
+    mask[:, 1:3] = True
+    pool = dataclasses.replace(DATA["pool"], loss_mask=mask)
+    table = jax.random.normal(jax.random.key(0), (toy.VOCABULARY + 1, toy.VOCABULARY + 1))
+    model = Model.from_logits(lambda params, tokens: params["table"][tokens], {"table": table})
+    data = {**DATA, "pool": pool}
+    job = job_of(
+        uniform_tuning(model, data, training=TRAINING), data, model, layout=data_layout(jax.devices()[:1])
+    )
+    text = retraining(job, "uniform", WEIGHTS)
+    rows = WholeRunScores(text).scores(Plan(STEPS, STEPS), tmp_path / "rows")
+    found = WholeRunScores(text, tokens=True).scores(Plan(STEPS, STEPS), tmp_path / "tokens")
+    assert found.tokens is not None
+    np.testing.assert_allclose(found.scores, rows.scores, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(found.tokens.sum(axis=-1), found.scores, rtol=1e-5, atol=1e-8)
+    assert np.all(found.tokens[0][:, [0, 3]] == 0)
+    assert np.any(found.tokens[0][:, 1] != 0)
+
+
+def test_tokens_of_rows_that_are_no_text_are_refused(given):
+    with pytest.raises(InputError, match="--tokens: these rows are no text"):
+        WholeRunScores(given, tokens=True)
+
+
 def test_devices_share_the_batches(scores, tmp_path):
     job = made(devices=4)
     found = WholeRunScores(retraining(job, job.main, WEIGHTS)).scores(Plan(STEPS, 5, starts=2), tmp_path)
@@ -193,46 +193,6 @@ def test_the_run_of_a_method_that_learns_weights_is_taken_at_what_it_left(run):
     with pytest.raises(InputError, match="has not finished: take --weights uniform"):
         weights_of_run(run[0].parent, job, "bds")
     np.testing.assert_allclose(weights_of_run(run[0], job, "bds"), WEIGHTS, rtol=1e-6)
-
-
-class Shortened(Move):
-    """A move that changes the rows."""
-
-    reads = ("data:pool",)
-    writes = ("data:pool",)
-
-    def run(self, state, context):
-        raise AssertionError("nothing runs here")
-
-
-def test_runs_that_cannot_be_taken_again_are_refused_in_one_line():
-    plain = uniform_tuning(toy.MODEL, DATA, training=TRAINING)
-    refused = {
-        "its rows change while it runs": dataclasses.replace(
-            plain, schedule=(Round((Shortened(),)), *plain.schedule)
-        ),
-        "does not say what trains its model": dataclasses.replace(plain, inner=None),
-        "no training step that stays": dataclasses.replace(plain, schedule=()),
-    }
-    for said, method in refused.items():
-        with pytest.raises(InputError, match=said):
-            retraining(made(method=method), method.name)
-    with pytest.raises(InputError, match="--method other: this run has no such method"):
-        retraining(made(method=plain), "other")
-
-
-def test_trainings_without_a_derivative_are_refused_in_one_line():
-    lion = dataclasses.replace(uniform_tuning(toy.MODEL, DATA, training=TRAINING), inner=optax.lion(1e-3))
-    with pytest.raises(InputError, match="sign-based"):
-        WholeRunScores(retraining(made(method=lion), "uniform")).footprint()
-
-    def rounded(params, batch):
-        return toy.row_losses(jax.tree.map(lambda x: x.astype(jnp.bfloat16), params), batch)
-
-    half = Model(rounded, toy.parameters())
-    job = job_of(uniform_tuning(half, DATA, training=TRAINING), DATA, half)
-    with pytest.raises(InputError, match="computes in bfloat16"):
-        WholeRunScores(retraining(job, "uniform")).footprint()
 
 
 @pytest.mark.parametrize(
@@ -263,13 +223,6 @@ def test_a_folder_without_a_run_and_a_run_of_other_rows_are_refused(run, tmp_pat
     assert "the run has not begun" in capsys.readouterr().err
     assert attribute.main([str(run[0])]) == 2
     assert "the pool changed since the run began" in capsys.readouterr().err
-
-
-def test_bytes_are_said_as_people_say_them():
-    said = {"40GiB": 40 << 30, "1.5 MiB": 3 << 19, "2MB": 2_000_000, "1e9": 10**9, "512": 512, "3K": 3000}
-    assert {text: bytes_said(text) for text in said} == said
-    with pytest.raises(InputError, match="no number of bytes"):
-        bytes_said("-3")
 
 
 def test_a_window_and_a_budget_give_their_plan(asked):
