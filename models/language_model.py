@@ -22,7 +22,7 @@ from models.lora import LoraConfig
 from models.parameters import Params
 from models.precision import cast
 from models.scores import TokenScores, token_scores
-from models.tokenizer import read_tokenizer
+from models.tokenizer import read_tokenizer, write_tokenizer
 
 Batch = Mapping[str, Any]
 _EXACT_UP_TO = 512
@@ -105,7 +105,7 @@ class LanguageModel:
         write_adapter(folder, self.config, self.adapter, params, base=self.name)
         tokenizer = self.tokenizer if tokenizer is None else tokenizer
         if tokenizer is not None:
-            tokenizer.save_pretrained(folder)
+            write_tokenizer(tokenizer, Path(folder))
 
     @cached_property
     def tokenizer(self) -> Any:

@@ -58,7 +58,9 @@ def test_labels_are_text_and_other_columns_are_kept(tmp_path: Path) -> None:
     }
     ((row,), *_) = read_rows(written(tmp_path, json.dumps(json.loads(GOOD) | columns)))
     assert row.labels == {"fault": "truncated", "hard": "yes", "duplicate": "", "kind": "3"}
-    assert row.extra == {"source": "web", "tags": ["a"]}
+    # What is no such text is kept as it was, too.
+    others = {"hard": True, "duplicate": None, "kind": 3}
+    assert row.extra == {"source": "web", "tags": ["a"]} | others
     assert row.label("fault") == "truncated"
     assert Row("a:1", "x", "", "y").label("fault") == ""
 
@@ -171,7 +173,13 @@ def test_written_rows_are_read_back(tmp_path: Path) -> None:
 
     write_rows(path, [first])
     ((again,), *_) = read_rows(path)
-    assert again.extra == {"id": "selected.jsonl:1", "original_id": 12, "source": "web", "weight": 0.5}
+    assert again.extra == {
+        "id": "selected.jsonl:1",
+        "original_id": 12,
+        "original_id_2": "a.jsonl:7",
+        "source": "web",
+        "weight": 0.5,
+    }
 
 
 def test_extra_columns_must_fit(tmp_path: Path) -> None:

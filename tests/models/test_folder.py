@@ -222,7 +222,7 @@ def test_absent_settings_take_the_defaults_of_the_family(folder: Path) -> None:
 
 
 def test_config_of_the_source_changes_only_where_the_model_does(folder: Path) -> None:
-    edit_config(folder, torch_dtype="float32", dtype=..., eos_token_id=[3, 4], made_by="somebody")
+    edit_config(folder, torch_dtype="float32", dtype=..., eos_token_id=[3, 4], _made_by="somebody")
     (folder / "generation_config.json").write_text("{}")
     (folder / "tokenizer.json").write_text("a tokenizer")
     before = json.loads((folder / CONFIG).read_text())
