@@ -13,7 +13,7 @@ from typing import Any
 from bilevel.errors import InputError
 from bilevel.methods.method import Method
 from bilevel.report import write_report
-from bilevel.report.model_card import write_model_card
+from bilevel.report.model_card import MODEL, write_model_card
 from bilevel.report.sections import write_section
 from bilevel.report.table import format_table, method_title
 from bilevel.runs.config_file import plain_config
@@ -27,10 +27,10 @@ from bilevel.runs.progress import Progress
 from bilevel.runs.run_folder import write_summary
 from bilevel.runs.run_record import FOLDER as CHECKPOINTS
 from bilevel.runs.run_record import read_finished, working_on, write_finished
-from bilevel.runs.stopping import StopRequest
+from bilevel.runs.stopping import RunEnded, StopRequest
 from bilevel.runs.timing import part, read_timings, write_timings
 from bilevel.runs.wandb_sink import WandbSink
-from bilevel.runs.warnings_file import add_warning
+from bilevel.runs.warnings_file import add_warning, read_warnings
 from bilevel.runs.weights import FILE as WEIGHTS
 from bilevel.runs.weights import read_weights
 from bilevel.schedule import CheckpointSaver, Context, RunState, check_schedule, run_schedule
@@ -38,12 +38,14 @@ from bilevel.schedule.context import Kept
 from bilevel.schedule.rounds import moves_of
 from bilevel.schedule.train import Train
 from bilevel.storage.checkpoints import Checkpoints
+from bilevel.storage.piecewise import NotWrittenError, write_each
 from bilevel.storage.row_store import RowStore
 
 _EVALUATION_ROWS = 128
 _LINES = 60
 """About so many lines of metrics a method leaves, however long it trains."""
 ROWS = "rows"
+NOT_WRITTEN = "could not be written: "
 
 
 def run_job(
@@ -65,7 +67,8 @@ def run_job(
 
     Raises:
         InputError: before anything is written: rows and batches that do not fit, a folder that cannot be used.
-        RunEnded: the run was asked to stop, or the disk is full; it can be continued.
+        RunEnded: the run was asked to stop, or the disk is full; it can be continued. Or at its end: a result could
+            not be written; all others were.
     """
     began = time.monotonic() if began is None else began
     start, kept = start_of(job), Kept()
@@ -107,6 +110,9 @@ def run_job(
         report = write_report(path)
     print(format_table(results))
     print(f"report: {report}")
+    lost = [line for line in read_warnings(path) if line.startswith(NOT_WRITTEN)]
+    if lost:
+        raise RunEnded(f"{'; '.join(lost)}; all else of {path} is there", 1)
     return path
 
 
@@ -185,8 +191,17 @@ class _Session:
         """Writes what a finished method leaves, and returns its line of the results."""
         if name == self.job.main:
             with part("writing rows and model"):
-                leave_rows(self.folder, method, state)
-                leave_model(self.folder, method, state, self.job.model, self.job.layout)
+                try:
+                    write_each(
+                        (self.folder, lambda: leave_rows(self.folder, method, state)),
+                        (
+                            self.folder / MODEL,
+                            lambda: leave_model(self.folder, method, state, self.job.model, self.job.layout),
+                        ),
+                    )
+                except NotWrittenError as error:
+                    for line in error.lines:
+                        self._warn(f"{NOT_WRITTEN}{line}")
         return result_line(method, state, learned=name in {self.job.main, *self.job.learned})
 
 

@@ -128,7 +128,8 @@ class Train(Move):
         # One fixed batch of trusted rows, so that the logged upper losses of all methods compare.
         plan = self.plan.for_model(context.model.packs)
         packing = plan.upper_packing or plan.packing
-        monitored = first_rows(state.data[self.upper], _MONITORED_ROWS, context.layout, packing)
+        size = context.layout.rounded(_MONITORED_ROWS)
+        monitored = first_rows(state.data[self.upper], size, context.layout, packing)
         rows = state.data[self.over]
         drawn_from = len(rows) if self.rows is None else len(state.rows(self.rows, self.over))
         solver, state = self._taken(state, context)
