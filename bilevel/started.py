@@ -8,6 +8,7 @@ import importlib.util
 import os
 import sys
 from importlib.machinery import ModuleSpec
+from itertools import pairwise
 from typing import Any
 
 _PACKAGE = "experiments"
@@ -34,7 +35,7 @@ def is_asked_for(arguments: list[str], folder: str) -> bool:
         arguments: of the interpreter, as `sys.orig_argv`.
         folder: the working folder.
     """
-    named = [after for flag, after in zip(arguments, arguments[1:], strict=False) if flag == "-m"][:1]
+    named = [after for flag, after in pairwise(arguments) if flag == "-m"][:1]
     if not named or not named[0].startswith(f"{_PACKAGE}."):
         return False
     file = os.path.join(*named[0].split(".")) + ".py"

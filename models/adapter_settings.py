@@ -11,7 +11,15 @@ from models.lora import LoraConfig
 
 CONFIG = "adapter_config.json"
 
-_READ = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "target_modules", "exclude_modules")
+_READ = (
+    "r",
+    "lora_alpha",
+    "use_rslora",
+    "rank_pattern",
+    "alpha_pattern",
+    "target_modules",
+    "exclude_modules",
+)
 # What a key must say for the factors to mean W + scale B A, on the model as it is and at every position. Of the ways
 # to begin an adapter these leave the model's own weights alone; PEFT takes what others (PiSSA, OLoRA, CorDA, LoftQ,
 # LoRA-GA) put into the adapter out of the weights whenever it loads one.

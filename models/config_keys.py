@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-IDLE = frozenset(
-    """
+_KEYS = """
     architectures auto_map dtype id2label label2id model_type num_labels name_or_path problem_type torch_dtype
     transformers_version transformers_weights transformers.js_config use_cache use_return_dict tokenizer_class
     task_specific_params custom_pipelines finetuning_task prefix license
@@ -23,8 +22,8 @@ IDLE = frozenset(
     encoder_no_repeat_ngram_size bad_words_ids num_return_sequences output_scores return_dict_in_generate
     forced_bos_token_id forced_eos_token_id remove_invalid_values exponential_decay_length_penalty suppress_tokens
     begin_suppress_tokens
-    """.split()
-)
+"""
+IDLE = frozenset(_KEYS.split())
 """Names and classes, tokens, what is dropped in somebody else's training, how others compute, how they generate."""
 
 _IDLE_BEGINNINGS = ("_", "unsloth_")
@@ -51,6 +50,11 @@ def unknown_key(raw: Mapping[str, Any], known: frozenset[str]) -> str | None:
 def unknown_rope_key(parameters: Mapping[str, Any], known: frozenset[str]) -> str | None:
     """The same of the rotary settings; a partial factor of one is the whole."""
     for key, value in parameters.items():
-        if value and key not in known and key not in _RESCALING and (key, value) != ("partial_rotary_factor", 1):
+        if (
+            value
+            and key not in known
+            and key not in _RESCALING
+            and (key, value) != ("partial_rotary_factor", 1)
+        ):
             return key
     return None

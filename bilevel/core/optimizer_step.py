@@ -144,4 +144,3 @@ def _smallest(gradient: Array) -> Array:
 
 def _without(vector: PyTree, left_out: PyTree) -> PyTree:
     return jax.tree.map(lambda v, out: jnp.where(out, jnp.zeros_like(v), v), vector, left_out)
-

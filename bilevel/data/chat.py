@@ -1,11 +1,10 @@
 """The tokenizer's own chat template, with targets found by the prefix method."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import Any
 
 import jinja2
@@ -123,7 +122,10 @@ def _renderings(
         return Unusable(f"the chat template refuses it ({' '.join(str(error).split())[:120]})", _REMEDY)
     for prompt, answered in zip(texts[::2], texts[1::2], strict=True):
         if not answered.startswith(prompt):
-            opened = prompt[len(os.path.commonprefix([prompt, answered])) :]
+            same = sum(
+                1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(prompt, answered, strict=False))
+            )
+            opened = prompt[same:]
             return Unusable(
                 f"the chat template ends what generation sees in {opened[:40]!r}, and words no written response so "
                 "that it begins with it",
@@ -158,7 +160,9 @@ def tools_of(row: Row) -> list[Any]:
 def _options(row: Row) -> dict[str, Any]:
     """What a row's columns `tools` and `chat_template_kwargs` tell the template."""
     told = row.extra.get("chat_template_kwargs")
-    options = {name: value for name, value in told.items() if value is not None} if isinstance(told, dict) else {}
+    options = (
+        {name: value for name, value in told.items() if value is not None} if isinstance(told, dict) else {}
+    )
     tools = tools_of(row)
     return options | {"tools": tools} if tools else options
 
@@ -171,7 +175,11 @@ def _stated(value: Any) -> Any:
 
 
 def _render(
-    tokenizer: Tokenizer, messages: list[dict[str, str]], options: dict[str, Any], *, add_generation_prompt: bool
+    tokenizer: Tokenizer,
+    messages: list[dict[str, str]],
+    options: dict[str, Any],
+    *,
+    add_generation_prompt: bool,
 ) -> str:
     fixed = {
         "tokenize": False,

@@ -115,9 +115,7 @@ class Conversation:
             role = ROLES.get(turn.word)
             if role is None:
                 known = ", ".join(ROLES)
-                return Unusable(
-                    f"unknown role {turn.word!r}", f"name it one of {known}, or remove the row"
-                )
+                return Unusable(f"unknown role {turn.word!r}", f"name it one of {known}, or remove the row")
             if turn.problem is not None:
                 return turn.problem
             if role != "system":

@@ -208,7 +208,8 @@ def row_of(place: str, identity: str, name: str, record: Any) -> Row | Rejected:
     extra = {
         name: value
         for name, value in record.items()
-        if name not in form.columns and (name not in labels or type(value) is not str or labels[name] != value)
+        if name not in form.columns
+        and (name not in labels or type(value) is not str or labels[name] != value)
     }
     lineage = read_lineage(extra.get(LINEAGE))
     if lineage is not None:
@@ -266,10 +267,8 @@ def _broken(record: Mapping[str, Any]) -> Unusable | None:
         return None
     column, error = next((name, e) for name in record if (e := _unwritable({name: record[name]})) is not None)
     if isinstance(error, UnicodeEncodeError):
-        return Unusable(
-            "broken characters (half of a surrogate pair)", f"write {ascii(column)} again as UTF-8"
-        )
-    return Unusable("a column that JSON cannot hold", f"mend or remove {ascii(column)} ({error})")
+        return Unusable("broken characters (half of a surrogate pair)", f"write {column!a} again as UTF-8")
+    return Unusable("a column that JSON cannot hold", f"mend or remove {column!a} ({error})")
 
 
 def _unwritable(record: Mapping[str, Any]) -> Exception | None:

@@ -15,7 +15,11 @@ _SAMPLE = 64
 
 
 def usage_notices(
-    name: str, rows: Sequence[Row], encoding: Encoding, tokenizer: Tokenizer, template: Template | ChatTemplate
+    name: str,
+    rows: Sequence[Row],
+    encoding: Encoding,
+    tokenizer: Tokenizer,
+    template: Template | ChatTemplate,
 ) -> list[str]:
     """Lines about a set whose prompts, or whose ends of responses, will not be those of the model's users.
 
@@ -52,7 +56,9 @@ def _of_another_class(rows: Sequence[Row], tokenizer: Tokenizer) -> str:
         named = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # whatever a class makes of files that are not its own
         cause = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-        return f"transformers cannot load this tokenizer by its class ({cause}); it is read from tokenizer.json"
+        return (
+            f"transformers cannot load this tokenizer by its class ({cause}); it is read from tokenizer.json"
+        )
     texts = [text for row in rows[:_SAMPLE] for text in (row.prompt, row.output)]
     if tokenise(named, texts) == tokenise(tokenizer, texts):
         return ""

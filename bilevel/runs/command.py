@@ -73,7 +73,7 @@ def run_command(
             raise
         print(f"error: {error}; make room there", file=sys.stderr)
         return 1
-    except RuntimeError as error:
+    except RuntimeError:
         missing = _missing_devices()
         if missing is None:
             raise
@@ -97,7 +97,9 @@ def _missing_devices() -> str | None:
         jax.devices()
     except RuntimeError as error:
         asked = os.environ.get("JAX_PLATFORMS", "")
-        remedy = f"JAX_PLATFORMS is {asked!r}: unset it, or set it to cpu" if asked else "set JAX_PLATFORMS to cpu"
+        remedy = (
+            f"JAX_PLATFORMS is {asked!r}: unset it, or set it to cpu" if asked else "set JAX_PLATFORMS to cpu"
+        )
         return f"no device to run on ({' '.join(str(error).split())[:200]}); {remedy}"
     return None
 
