@@ -73,7 +73,7 @@ def run_command(
             raise
         print(f"error: {error}; make room there", file=sys.stderr)
         return 1
-    except RuntimeError:
+    except (RuntimeError, AssertionError):  # JAX asserts that there is a device
         missing = _missing_devices()
         if missing is None:
             raise
@@ -95,12 +95,11 @@ def _missing_devices() -> str | None:
     """Why JAX finds no device to run on, None where it does."""
     try:
         jax.devices()
-    except RuntimeError as error:
-        asked = os.environ.get("JAX_PLATFORMS", "")
-        remedy = (
-            f"JAX_PLATFORMS is {asked!r}: unset it, or set it to cpu" if asked else "set JAX_PLATFORMS to cpu"
-        )
-        return f"no device to run on ({' '.join(str(error).split())[:200]}); {remedy}"
+    except (RuntimeError, AssertionError) as error:
+        asked = os.environ.get("JAX_PLATFORMS")
+        said = " ".join(str(error).split())[:200] or "JAX found none"
+        remedy = "unset it, or set it to cpu" if asked else "set it to cpu"
+        return f"no device to run on ({said}); JAX_PLATFORMS is {asked!r}: {remedy}"
     return None
 
 

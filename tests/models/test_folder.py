@@ -144,7 +144,8 @@ def test_mixed_types_are_read_in_the_widest(folder: Path) -> None:
 def test_tensors_without_meaning_are_passed_over(tmp_path: Path) -> None:
     models.write_folder(tmp_path, TIED, params_of(TIED))
     frequencies = "model.layers.0.self_attn.rotary_emb.inv_freq"
-    extras = {frequencies: np.ones(1, np.float32), "lm_head.weight": np.ones((13, 8), np.float32)}
+    copy = load_file(tmp_path / WEIGHTS)["model.embed_tokens.weight"]
+    extras = {frequencies: np.ones(1, np.float32), "lm_head.weight": copy}
     edit_weights(tmp_path, lambda tensors: tensors.update(extras))
     chex.assert_trees_all_equal(models.read_folder(tmp_path)[1], params_of(TIED))
 
@@ -273,3 +274,40 @@ def test_parameters_of_another_architecture_are_not_written(tmp_path: Path) -> N
     with pytest.raises(ModelError, match="parameter adapter is not part of the architecture"):
         models.write_folder(tmp_path, TIED, {**params, "adapter": jnp.ones(1)})
     assert not (tmp_path / WEIGHTS).exists()
+
+
+def test_settings_that_change_nothing_are_read_over_and_kept(folder: Path) -> None:
+    idle = {
+        "_name_or_path": "somebody/model",
+        "attention_dropout": 0.1,
+        "pretraining_tp": 1,
+        "transformers_version": "4.40.0",
+        "unsloth_version": "2025.1",
+        "temperature": 0.6,
+        "eos_token_id": [3, 4],
+        "use_parallel_residual": False,
+    }
+    before = models.read_config(folder)
+    edit_config(folder, **idle)
+    config, params = models.read_folder(folder)
+    assert config == before
+    models.write_folder(folder.parent / "copy", config, params, source=folder)
+    assert json.loads((folder.parent / "copy" / CONFIG).read_text()).items() >= idle.items()
+
+
+def test_heads_of_their_own_size_are_read_where_transformers_reads_them(tmp_path: Path) -> None:
+    config = dataclasses.replace(FAMILIES["qwen2"], head_dim=6)
+    models.write_folder(tmp_path, config, params_of(config))
+    assert models.read_config(tmp_path) == config
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_second_copy_of_tied_embeddings_that_differs_is_refused(family: str, tmp_path: Path) -> None:
+    config = dataclasses.replace(FAMILIES[family], tied_embeddings=True)
+    models.write_folder(tmp_path, config, params_of(config))
+    other = np.ones((config.vocab_size, config.width), np.float32)
+    edit_weights(tmp_path, lambda tensors: tensors.update({"lm_head.weight": other}))
+    with pytest.raises(
+        ModelError, match=r"lm_head.weight differs from the embedding, though tie_word_embeddings"
+    ):
+        models.read_folder(tmp_path)
