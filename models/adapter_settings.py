@@ -129,6 +129,8 @@ def _patterns(raw: Mapping[str, Any], name: str, allowed: Any) -> dict[str, Any]
     found = raw.get(name) or {}
     if not isinstance(found, dict) or not all(map(allowed, found.values())):
         raise ModelError(f"{name} must hold positive numbers by module, not {found!r}")
+    for pattern in found:
+        re.compile(pattern)
     return found
 
 

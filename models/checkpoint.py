@@ -168,7 +168,7 @@ def _check_tied(family: Family, stored: Mapping[str, Stored]) -> None:
     if table is None or head is None:
         return
     for start in range(0, table.shape[0], _ROWS_AT_ONCE):
-        rows = slice(start, start + _ROWS_AT_ONCE)
+        rows = slice(start, min(start + _ROWS_AT_ONCE, table.shape[0]))
         if head.shape != table.shape or not np.array_equal(table.values[rows], head.values[rows]):
             raise ModelError(
                 f"{head.file}: {names['unembedding/kernel']} differs from the embedding, though tie_word_embeddings is "

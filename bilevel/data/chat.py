@@ -1,6 +1,7 @@
 """The tokenizer's own chat template, with targets found by the prefix method."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +19,7 @@ from bilevel.errors import InputError
 DATE = datetime(2024, 7, 26)
 """What Llama 3's templates fall back to: with today's date, the same rows would be other tokens tomorrow."""
 
+_ASKS_FOR_DATE = re.compile(r"""strftime_now\(\s*('[^'\n]*'|"[^"\n]*")\s*\)""")
 _REMEDY = "take another template (plain), or mend the row"
 
 
@@ -143,6 +145,15 @@ def _renderings(
     return texts
 
 
+def dated(template: str) -> str:
+    """A chat template with one date in place of today's, wherever it asks for it in a format of its own.
+
+    >>> dated("Today is {{ strftime_now('%d %B %Y') }}.")
+    'Today is {{ "26 July 2024" }}.'
+    """
+    return _ASKS_FOR_DATE.sub(lambda found: json.dumps(DATE.strftime(found[1][1:-1])), template)
+
+
 def tools_of(row: Row) -> list[Any]:
     """The tools that a row's column `tools` offers; [] without one.
 
@@ -185,7 +196,7 @@ def _render(
         "tokenize": False,
         "add_generation_prompt": add_generation_prompt,
         "date_string": DATE.strftime("%d %b %Y"),
-        "strftime_now": DATE.strftime,
+        "chat_template": dated(tokenizer.get_chat_template(tools=options.get("tools"))),
     }
     return tokenizer.apply_chat_template(messages, **options | fixed)
 

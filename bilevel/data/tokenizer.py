@@ -31,6 +31,10 @@ if TYPE_CHECKING:
             """Id of each token."""
             ...
 
+        def get_chat_template(self, **options: Any) -> str:
+            """The chat template that a conversation is worded by."""
+            ...
+
         def apply_chat_template(self, conversation: Any, **options: Any) -> Any:
             """Text of a conversation."""
             ...

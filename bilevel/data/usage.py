@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bilevel.data.chat import DATE, ChatTemplate
+from bilevel.data.chat import DATE, ChatTemplate, dated
 from bilevel.data.encode import Encoding
 from bilevel.data.rows import Row
 from bilevel.data.templates import Template
@@ -69,8 +69,11 @@ def _of_another_class(rows: Sequence[Row], tokenizer: Tokenizer) -> str:
 
 
 def _dated(tokenizer: Tokenizer) -> str:
-    if not any(word in _source(tokenizer) for word in ("strftime_now", "date_string")):
+    source = _source(tokenizer)
+    if not any(word in source for word in ("strftime_now", "date_string")):
         return ""
+    if "strftime_now" in dated(source):
+        return "the chat template computes with today's date: rows will be other tokens on another day"
     return f"the chat template asks for today's date; rows have {DATE:%d %b %Y} on every day"
 
 

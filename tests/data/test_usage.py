@@ -1,6 +1,7 @@
 """What users of a trained model are told, because their prompts would not be those that it was trained on."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,9 @@ def test_a_date_is_said() -> None:
     tokenizer = ending_in("<|im_end|>")
     tokenizer.chat_template = "{{ strftime_now('%Y') }}" + CHATML
     assert said(tokenizer) == ["the chat template asks for today's date; rows have 26 Jul 2024 on every day"]
+    tokenizer.chat_template = "{% set format = '%Y' %}{{ strftime_now(format) }}" + CHATML
+    (line,) = said(tokenizer)
+    assert "will be other tokens on another day" in line
 
 
 def test_tools_that_a_template_does_not_word_are_said() -> None:
@@ -62,11 +66,14 @@ def test_an_end_token_behind_every_text_is_said() -> None:
     assert "puts '</s>' behind every text" in line
 
 
-@pytest.mark.parametrize(("named", "differs"), [("PreTrainedTokenizerFast", False), ("LlamaTokenizer", True)])
-def test_a_class_that_reads_the_files_otherwise_is_said(named: str, differs: bool, tmp_path: Path) -> None:
-    train_tokenizer(["a"], 259).save_pretrained(tmp_path)
+@pytest.mark.parametrize(("named", "differs"), [("PreTrainedTokenizerFast", False), ("GPT2Tokenizer", True)])
+def test_a_class_that_reads_the_files_otherwise_is_said(
+    named: str, differs: bool, shared_folder: Path, tmp_path: Path
+) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(shared_folder / "models" / "stories260k" / name, tmp_path / name)
     path = tmp_path / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer_class": named}))
     lines = tokenizer_notices(ROWS, load_tokenizer(tmp_path))
     assert len(lines) == differs
-    assert not differs or "LlamaTokenizer" in lines[0]
+    assert not differs or "names the class GPT2Tokenizer, which gives other tokens" in lines[0]
