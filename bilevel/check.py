@@ -25,6 +25,7 @@ from bilevel.runs.config_file import EXPERIMENT_KEY, FILE, read_raw_config
 from bilevel.runs.job import Job
 from bilevel.runs.run_record import has_begun
 from bilevel.runs.standing import standing
+from bilevel.started import stand_behind_installed
 
 _FAR = 10
 """Steps over which looking one step ahead shows."""
@@ -34,6 +35,7 @@ _SETTLE = 50
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code: 0, or 2 for bad input."""
     options = _parser().parse_args(arguments)
+    stand_behind_installed()
     enable_compilation_cache()
     try:
         _check(options)

@@ -1,7 +1,9 @@
-"""`python -m experiments.NAME` means ours, also where a folder holds a package `experiments` of somebody's own.
+"""Commands of ours mean the same beside somebody's project, whatever its modules are called.
 
-Python puts the working folder first, and would look for NAME in that package alone. So a line in the environment's
-`.pth` file imports this module where Python is started in that way, before it looks.
+`python -m NAME` puts the working folder first in Python's path. A package `experiments` there would be the one in which
+NAME is looked for: so a line in the environment's `.pth` file imports this module where Python is started in that way,
+before it looks. And a `datasets.py` there would be imported in place of what is installed: commands let the folder stand
+behind it.
 """
 
 import importlib.util
@@ -28,17 +30,26 @@ class Ours:
         return importlib.util.spec_from_file_location(name, file, submodule_search_locations=[folder])
 
 
+def named_module(arguments: list[str]) -> str:
+    """The module that an interpreter was told to run by `-m`, "" for none.
+
+    Args:
+        arguments: of the interpreter, as `sys.orig_argv`.
+    """
+    return next((name for flag, name in pairwise(arguments) if flag == "-m"), "")
+
+
 def is_asked_for(arguments: list[str], folder: str) -> bool:
-    """Whether a command line names a module of ours that the folder it is given in has not.
+    """Whether a command line names an experiment of ours that the folder it is given in has not.
 
     Args:
         arguments: of the interpreter, as `sys.orig_argv`.
         folder: the working folder.
     """
-    named = [after for flag, after in pairwise(arguments) if flag == "-m"][:1]
-    if not named or not named[0].startswith(f"{_PACKAGE}."):
+    named = named_module(arguments)
+    if not named.startswith(f"{_PACKAGE}."):
         return False
-    file = os.path.join(*named[0].split(".")) + ".py"
+    file = os.path.join(*named.split(".")) + ".py"
     return os.path.isfile(os.path.join(_ROOT, file)) and not os.path.isfile(os.path.join(folder, file))
 
 
@@ -50,3 +61,15 @@ def prefer_ours() -> None:
         return
     if is_asked_for(sys.orig_argv, folder):
         sys.meta_path.insert(0, Ours)  # type: ignore[arg-type]
+
+
+def stand_behind_installed() -> None:
+    """Moves the working folder behind what is installed, in commands of ours alone.
+
+    It stays on the path, for functions of the user's that flags name.
+    """
+    if named_module(sys.orig_argv).partition(".")[0] not in (_PACKAGE, "bilevel"):
+        return
+    first = sys.path[0] if sys.path else ""
+    if first == os.getcwd() and os.path.realpath(first) != os.path.realpath(_ROOT):
+        sys.path.append(sys.path.pop(0))

@@ -3,16 +3,7 @@
 import os
 import sys
 
-
-def _started_anywhere() -> None:
-    """Lets modules of somebody's project, which Python puts first, stand behind those that are installed.
-
-    A folder that one works in may well hold a `models.py` or `datasets.py` of its own. It stays on the path, for
-    functions of the user's that flags name.
-    """
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    if sys.path and sys.path[0] == os.getcwd() and os.path.realpath(sys.path[0]) != os.path.realpath(root):
-        sys.path.append(sys.path.pop(0))
+from bilevel.started import named_module, stand_behind_installed
 
 
 def _check_settings() -> None:
@@ -26,7 +17,6 @@ def _check_settings() -> None:
         sys.exit(2)
 
 
-# While `python -m` looks for the module, its packages are imported under this name; a library changes nothing.
-if sys.argv[:1] == ["-m"]:
-    _started_anywhere()
+if named_module(sys.orig_argv).startswith("experiments."):
+    stand_behind_installed()
     _check_settings()

@@ -70,10 +70,10 @@ def test_the_package_beside_the_library_is_found() -> None:
 
 
 PROGRAM = """
-import os, runpy, sys
+import os, sys
 os.chdir(sys.argv[1])
 sys.path[:] = [os.getcwd(), *(path for path in sys.path if path), sys.argv[2]]
-sys.argv[:] = ["-m"]  # what it is while python -m looks for the module
+sys.orig_argv[:] = ["python", "-m", "experiments.compare"]
 import experiments
 print(sys.path[0] != os.getcwd(), sys.path[-1] == os.getcwd())
 import models, datasets
