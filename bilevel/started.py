@@ -1,9 +1,9 @@
 """Commands of ours mean the same beside somebody's project, whatever its modules are called.
 
 `python -m NAME` puts the working folder first in Python's path. A package `experiments` there would be the one in which
-NAME is looked for: so a line in the environment's `.pth` file imports this module where Python is started in that way,
-before it looks. And a `datasets.py` there would be imported in place of what is installed: commands let the folder stand
-behind it.
+NAME is looked for: so a line in the environment's `.pth` file imports this module where Python is started in that
+way, before it looks. And a `datasets.py` there would be imported in place of what is installed: commands let the folder
+stand behind it.
 """
 
 import importlib.util
@@ -60,7 +60,7 @@ def prefer_ours() -> None:
     except OSError:  # it has been removed
         return
     if is_asked_for(sys.orig_argv, folder):
-        sys.meta_path.insert(0, Ours)  # type: ignore[arg-type]
+        sys.meta_path.insert(0, Ours)
 
 
 def stand_behind_installed() -> None:

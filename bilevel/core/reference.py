@@ -12,6 +12,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from bilevel.core.curvature import inverted
 from bilevel.core.problem import Batch, Problem
 from bilevel.core.tree import PyTree, add_scaled, norm
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -73,7 +74,7 @@ def write_row_results(
     texts = {name: [row.labels.get(name, "") for row in rows] for name in labels}
     if any(SOURCE in row.extra for row in rows):
         texts[SOURCE] = [source_of(row) for row in rows]
-    columns = {"id": ids, **signals, **texts, **_ranks(len(pool), selected)}
+    columns: dict[str, Any] = {"id": ids, **signals, **texts, **_ranks(len(pool), selected)}
     pieces: list[tuple[Path, Callable[[], object]]] = [
         (folder / WEIGHTS, lambda: write_weights(folder / WEIGHTS, columns))
     ]
