@@ -62,10 +62,10 @@ def leave_model(folder: Path, method: Method, state: RunState, model: Model, lay
         if model.write is not None:
             model.write(folder / MODEL, params)
         else:
-            (folder / MODEL).mkdir(exist_ok=True)
             write_tree(folder / MODEL / PARAMETERS, layout.gather(params))
 
     with naming_a_full_disk(folder / MODEL):
+        (folder / MODEL).mkdir(exist_ok=True)
         write_each((folder / MODEL, write), (folder / MODEL / CARD, lambda: write_model_card(folder)))
 
 
