@@ -44,14 +44,15 @@ def _picture(chart: Chart, name: str) -> Picture | None:
     caption = chart.caption
     if len(chart.series) > DRAWN_SERIES:
         caption = f"{caption} The first {DRAWN_SERIES} of {len(chart.series)} series.".strip()
-    draw = bar_picture if chart.kind == "bars" else line_picture
-    return draw(series, name, chart.title, caption, chart.x, chart.y)
+    if chart.kind == "bars":
+        return bar_picture(series, name, chart.title, caption, chart.x, chart.y, chart.places)
+    return line_picture(series, name, chart.title, caption, chart.x, chart.y)
 
 
-def _arrays(points: Sequence[Sequence[Any]]) -> tuple[np.ndarray, np.ndarray]:
-    x = np.array([point[0] for point in points], dtype=np.float64)
-    y = np.array([np.nan if point[1] is None else point[1] for point in points], dtype=np.float64)
-    return x, y
+def _arrays(points: Sequence[Sequence[Any]]) -> list[np.ndarray]:
+    """x, y, and the ends of intervals where the points have them."""
+    parts = zip(*points, strict=True)
+    return [np.array([np.nan if one is None else one for one in part], dtype=np.float64) for part in parts]
 
 
 def _table(table: Table) -> Mapping[str, Any]:
