@@ -1,0 +1,146 @@
+"""The keys and values of what rows have read: prompts at once, then one token a row at a time.
+
+All rows write the same slot at the same time, so that a step is one write in place, and the slots are used in turn,
+round and round. A row of n tokens sees the last n slots. Keys are turned by their positions before they are kept, so a
+slot has no position of its own, and a row that begins late is a row like any other: its prompt is laid into the slots
+before the one that is written next.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from models.attention import Keys, Queries, masked_attention, path_for, self_attention
+from models.block import block, normalise
+from models.config import DecoderConfig
+from models.decoder import embed, turns, unembed
+from models.parameters import Params
+from models.rope import segment_positions
+
+Scores = Float[Array, "rows vocab"]
+
+
+class Cache(NamedTuple):
+    """Keys and values of every layer, in slots that are written in turn."""
+
+    keys: Float[Array, "layers rows slots kv_heads head_dim"]
+    values: Float[Array, "layers rows slots kv_heads head_dim"]
+
+    @property
+    def slots(self) -> int:
+        """How many tokens of a row are remembered."""
+        return self.keys.shape[2]
+
+
+def empty_cache(config: DecoderConfig, rows: int, slots: int, dtype: jnp.dtype) -> Cache:
+    """Makes room for rows of up to `slots` tokens."""
+    shape = (config.layers, rows, slots, config.kv_heads, config.head_dim)
+    return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+
+
+def room_for(tokens: int) -> int:
+    """The least of 16, 24, 32, 48, 64, 96, ... that is not below a number of tokens: few shapes to compile."""
+    power = max(16, 1 << (tokens - 1).bit_length())
+    return power * 3 // 4 if power > 16 and tokens <= power * 3 // 4 else power
+
+
+def prefill(
+    params: Params,
+    tokens: Int[Array, "rows positions"],
+    segments: Int[Array, "rows positions"],
+    config: DecoderConfig,
+    attention: str,
+) -> tuple[Scores, Cache]:
+    """Reads prompts that end at the last position.
+
+    Args:
+        params: the model.
+        tokens: one prompt a row, padded on the left.
+        segments: 1 on the prompt, 0 on padding.
+        config: the architecture.
+        attention: path, as in `models.decoder.hidden`, or `auto`.
+
+    Returns:
+        The scores of each next token, and a cache with a slot a position.
+    """
+    positions = segment_positions(segments)
+    turn = turns(positions, config)
+    attend = self_attention(path_for(attention, tokens.shape[1]), segments, config.window)
+
+    def layer(x: Array, weights: Params) -> tuple[Array, tuple[Keys, Keys]]:
+        return block(
+            weights, x, turn, config, lambda query, key, value: (attend(query, key, value), (key, value))
+        )
+
+    x, (keys, values) = jax.lax.scan(layer, embed(params, tokens, positions), params["layers"])
+    return _next_scores(params, x, config), Cache(keys, values)
+
+
+def lay(cache: Cache, prompts: Cache, rows: Int[Array, " prompts"], slot: Int[Array, ""]) -> Cache:
+    """Lays prompts into rows, so that they end just before a slot.
+
+    Args:
+        cache: where to.
+        prompts: from `prefill`; no more positions than the cache has slots.
+        rows: which row each becomes; one that there is not is left out.
+        slot: the slot that is written next.
+    """
+    positions = prompts.slots
+    slots = (slot - positions + jnp.arange(positions)) % cache.slots
+
+    def laid(kept: Array, new: Array) -> Array:
+        return kept.at[:, rows[:, None], slots].set(new.astype(kept.dtype), mode="drop")
+
+    return Cache(laid(cache.keys, prompts.keys), laid(cache.values, prompts.values))
+
+
+def decode(
+    params: Params,
+    token: Int[Array, " rows"],
+    lengths: Int[Array, " rows"],
+    slot: Int[Array, ""],
+    cache: Cache,
+    config: DecoderConfig,
+) -> tuple[Scores, Cache]:
+    """Reads one more token a row.
+
+    Args:
+        params: the model.
+        token: the tokens.
+        lengths: how many tokens each row has with this one, at least 1.
+        slot: where in the cache all of them are written.
+        cache: what was read so far.
+        config: the architecture.
+
+    Returns:
+        The scores of each next token, and the cache with the new keys and values.
+    """
+    positions = lengths[:, None] - 1
+    turn = turns(positions, config)
+    age = (slot - jnp.arange(cache.slots)) % cache.slots
+    seen = lengths if config.window is None else jnp.minimum(lengths, config.window)
+    visible = age < seen[:, None]
+
+    def layer(carry: tuple[Array, Cache], inputs: tuple[Params, Array]) -> tuple[tuple[Array, Cache], None]:
+        (x, cache), (weights, number) = carry, inputs
+
+        def attend(query: Queries, key: Keys, value: Keys) -> tuple[Queries, Cache]:
+            place = (number, 0, slot, 0, 0)
+            keys = jax.lax.dynamic_update_slice(cache.keys, key[None], place)
+            values = jax.lax.dynamic_update_slice(cache.values, value[None], place)
+            return masked_attention(query, keys[number], values[number], visible[:, None]), Cache(
+                keys, values
+            )
+
+        return block(weights, x, turn, config, attend), None
+
+    # Carried, not scanned over: XLA then writes one slot in place instead of copying the cache every step.
+    inputs = (params["layers"], jnp.arange(config.layers, dtype=jnp.int32))
+    (x, cache), _ = jax.lax.scan(layer, (embed(params, token[:, None], positions), cache), inputs)
+    return _next_scores(params, x, config), cache
+
+
+def _next_scores(params: Params, x: Array, config: DecoderConfig) -> Scores:
+    return unembed(params, normalise(params["final_norm"], x[:, -1:], config))[:, 0]
