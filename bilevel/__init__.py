@@ -28,6 +28,7 @@ _SUBPACKAGES = (
     "core",
     "data",
     "errors",
+    "evaluation",
     "layout",
     "methods",
     "objectives",

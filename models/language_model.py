@@ -106,6 +106,11 @@ class LanguageModel:
         how = {"attention": self._reading_path} | how
         return generate_each(self.whole(params), prompts, keys, sampling, self.config, **how)
 
+    @property
+    def sampling(self) -> type[Sampling]:
+        """How `generate` is told to draw."""
+        return Sampling
+
     def choices(
         self, params: Params, prompts: Sequence[Prompt], continuations: Sequence[Sequence[Prompt]], **how: Any
     ) -> list[ChoiceScores]:

@@ -1,6 +1,7 @@
 """Evaluation: tasks that are put to models, metrics with intervals, and models beside one another on the same rows."""
 
 from bilevel.evaluation.answers import Answering as Answering
+from bilevel.evaluation.answers import answers_of as answers_of
 from bilevel.evaluation.bootstrap import Difference as Difference
 from bilevel.evaluation.bootstrap import Estimate as Estimate
 from bilevel.evaluation.bootstrap import estimate as estimate
@@ -17,6 +18,7 @@ from bilevel.evaluation.measured import read_measured as read_measured
 from bilevel.evaluation.measured import write_measured as write_measured
 from bilevel.evaluation.metrics import Metric as Metric
 from bilevel.evaluation.multiple_choice import MultipleChoice as MultipleChoice
+from bilevel.evaluation.prompts import prompts_of as prompts_of
 from bilevel.evaluation.read import KINDS as KINDS
 from bilevel.evaluation.read import TaskOptions as TaskOptions
 from bilevel.evaluation.read import read_tasks as read_tasks

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import jax
 import numpy as np
+from jaxtyping import Array
 
 from bilevel.core.ranges import check_ranges
 from bilevel.data import Row
-from bilevel.evaluation.kind import Asked
+from bilevel.evaluation.kind import Asked, sharded
 from bilevel.evaluation.metrics import Columns
 from bilevel.schedule.moves import needs
 from bilevel.storage import ledger
@@ -108,7 +111,31 @@ def _generated(
     asked: Asked,
 ) -> list[dict[str, Any]]:
     """Answers to the prompts of these numbers, as JSON knows them."""
-    raise NotImplementedError
+    context = asked.context
+    generate = needs(context.model.generate, "generate", "this evaluation")
+    end = context.model.tokenizer.eos_token_id
+    sampling = context.model.sampling(
+        max_new_tokens=answering.max_new_tokens,
+        temperature=answering.temperature,
+        top_k=answering.top_k,
+        top_p=answering.top_p,
+        stop_tokens=() if end is None else (end,),
+    )
+    keys = None
+    if answering.temperature > 0:
+        numbers = np.array([zlib.crc32(rows[number].id.encode()) for number in some], np.uint32)
+        keys = _row_keys(jax.random.key(context.seed), numbers)
+    size = context.layout.rounded(context.evaluation_rows)
+    how = {"batch_rows": size} | sharded(context.layout)
+    answers = generate(asked.params, [prompts[number] for number in some], keys, sampling, **how)
+    return [
+        {"tokens": [int(token) for token in answer.tokens], "ended": bool(answer.ended)} for answer in answers
+    ]
+
+
+@jax.jit
+def _row_keys(key: Array, numbers: Array) -> Array:
+    return jax.vmap(lambda number: jax.random.fold_in(jax.random.fold_in(key, number), 0))(numbers)
 
 
 def _text(answer: dict[str, Any], tokenizer: Any, stop: Sequence[str]) -> str:

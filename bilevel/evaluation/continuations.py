@@ -9,8 +9,11 @@ import numpy as np
 
 from bilevel.data import EncodedRows, Row
 from bilevel.data.encode import Marked, padded
-from bilevel.evaluation.kind import Asked
+from bilevel.evaluation.kind import Asked, sharded
 from bilevel.evaluation.teacher_forced import teacher_forced
+
+_AT_ONCE = 8
+"""Batches that are asked for together, between two looks at whether to stop."""
 
 
 class ContinuationScore(NamedTuple):
@@ -47,9 +50,19 @@ def continuation_scores(
     Returns:
         For each row the scores of its continuations, in their order.
     """
-    if asked.context.model.choices is None:
+    context = asked.context
+    if context.model.choices is None:
         return _as_rows(rows, prompts, continuations, asked)
-    return list(_by_prefix(prompts, continuations, asked))
+    size = context.layout.rounded(context.evaluation_rows)
+    how = {"batch_prompts": size} | sharded(context.layout)
+    found: list[list[ContinuationScore]] = []
+    for start in range(0, len(prompts), _AT_ONCE * size):
+        asked.pause()
+        some = slice(start, start + _AT_ONCE * size)
+        for scores in context.model.choices(asked.params, prompts[some], continuations[some], **how):
+            parts = zip(scores.log_likelihoods, scores.lengths, scores.greedy, strict=True)
+            found.append([ContinuationScore(float(p), int(n), bool(best)) for p, n, best in parts])
+    return found
 
 
 def _as_rows(

@@ -12,6 +12,7 @@ from bilevel.core.tree import PyTree
 from bilevel.data import ChatTemplate, ReadRows, Rejected, Row, Template, Tokenizer, check_rejected
 from bilevel.errors import InputError
 from bilevel.evaluation.metrics import Columns, Metric
+from bilevel.layout import Layout
 from bilevel.schedule.context import Context
 from bilevel.storage.ledger import Ledger
 
@@ -109,6 +110,11 @@ class Kind(ABC):
     @abstractmethod
     def measure(self, encoded: Encoded, asked: Asked) -> Columns:
         """What is found out about each row: at least the columns that the metrics read."""
+
+
+def sharded(layout: Layout) -> dict[str, Any]:
+    """What a model's `generate` and `choices` are told of the devices, {} for one alone."""
+    return {} if layout.shares == 1 else {"sharding": layout.by_rows}
 
 
 def too_long(row: Row, tokens: int, others: int, total: int, reading: Reading) -> InputError:

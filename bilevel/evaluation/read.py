@@ -97,7 +97,7 @@ def _read_task(given: str, options: TaskOptions, max_rejected: float) -> Task:
         raise InputError(f"{given}: a task needs a file; write {named}:FILE")
     if not named and colon and "/" not in prefix and not Path(given).exists() and Path(rest).exists():
         raise InputError(f"{given}: there is no kind {prefix!r}; take one of {', '.join(KINDS)}")
-    shown = _shown_kind(source)
+    shown = _shown_kind(source) if named is None else _shown_if_any(source)
     if named is None and shown is None:
         raise InputError(
             f"{source}: its rows have prompts and no responses to compare with; say refusal:{source} to count refusals"
@@ -109,6 +109,14 @@ def _read_task(given: str, options: TaskOptions, max_rejected: float) -> Task:
     if kind.name != shown:
         name = f"{name}_{kind.name}"
     return Task(name, kind, read.rows, (*read.notices, *said), source)
+
+
+def _shown_if_any(source: str) -> str | None:
+    """The same where another kind is asked for: what is wrong is then said by whoever reads the rows."""
+    try:
+        return _shown_kind(source)
+    except InputError:
+        return None
 
 
 def _shown_kind(source: str) -> str | None:

@@ -53,6 +53,11 @@ class Layout:
         """Where an array lies of which each device holds all."""
         return NamedSharding(self.mesh, PartitionSpec())
 
+    @property
+    def by_rows(self) -> NamedSharding:
+        """Where an array lies whose first axis counts rows, split over the devices."""
+        return NamedSharding(self.mesh, PartitionSpec(self.batch_axes))
+
     def rounded(self, rows: int) -> int:
         """The least multiple of the shares that is not below a number of rows."""
         return -(-rows // self.shares) * self.shares
