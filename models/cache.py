@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, DTypeLike, Float, Int
 
 from models.attention import Keys, Queries, masked_attention, path_for, self_attention
 from models.block import block, normalise
@@ -34,7 +34,7 @@ class Cache(NamedTuple):
         return self.keys.shape[2]
 
 
-def empty_cache(config: DecoderConfig, rows: int, slots: int, dtype: jnp.dtype) -> Cache:
+def empty_cache(config: DecoderConfig, rows: int, slots: int, dtype: DTypeLike) -> Cache:
     """Makes room for rows of up to `slots` tokens."""
     shape = (config.layers, rows, slots, config.kv_heads, config.head_dim)
     return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))

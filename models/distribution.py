@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key
 
 from models.precision import widened
 
@@ -40,7 +40,7 @@ class Drawn(NamedTuple):
     policy: Values
 
 
-def draw(scores: Scores, keys: PRNGKeyArray | Array, filters: Filters) -> Drawn:
+def draw(scores: Scores, keys: Key[Array, " rows"], filters: Filters) -> Drawn:
     """Draws a token a row, by the row's own key alone: the argmax of its filtered scores plus Gumbel noise."""
     scores = widened(scores)
     policy = jax.nn.log_softmax(scores, axis=-1)

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
 from models import decoder, lora
 from models.adapter_folder import write_adapter
@@ -86,7 +86,7 @@ class LanguageModel:
         self,
         params: Params,
         prompts: Sequence[Prompt],
-        keys: PRNGKeyArray | Array | None,
+        keys: Array | None,
         sampling: Sampling,
         **how: Any,
     ) -> list[Answer]:
@@ -98,7 +98,7 @@ class LanguageModel:
         self,
         params: Params,
         prompts: Sequence[Prompt],
-        keys: PRNGKeyArray | Array | None,
+        keys: Array | None,
         sampling: Sampling,
         **how: Any,
     ) -> Iterator[tuple[int, Answer]]:

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
+from models.attention import PATHS
 from models.config import DecoderConfig
 from models.distribution import Filters
 from models.errors import ModelError
@@ -80,7 +81,7 @@ class Answer(NamedTuple):
     ended: bool
 
 
-def row_keys(key: PRNGKeyArray | Array, ids: Any, draw: int = 0) -> PRNGKeyArray:
+def row_keys(key: PRNGKeyArray | Array, ids: Any, draw: int = 0) -> Key[Array, " rows"]:
     """A key for each row, from the row's id and the number of the draw alone.
 
     Token n of a row is drawn with `jax.random.fold_in(row_key, n)`, so that what a row says depends neither on the
@@ -101,7 +102,7 @@ def row_keys(key: PRNGKeyArray | Array, ids: Any, draw: int = 0) -> PRNGKeyArray
 def generate(
     params: Params,
     prompts: Sequence[Prompt],
-    keys: PRNGKeyArray | Array | None,
+    keys: Array | None,
     sampling: Sampling,
     config: DecoderConfig,
     **how: Any,
@@ -126,7 +127,7 @@ def generate(
 def generate_each(
     params: Params,
     prompts: Sequence[Prompt],
-    keys: PRNGKeyArray | Array | None,
+    keys: Array | None,
     sampling: Sampling,
     config: DecoderConfig,
     *,
@@ -169,7 +170,9 @@ def generate_each(
     data, implementation = _key_data(keys, len(prompts))
     stops = np.full(-(-max(1, len(sampling.stop_tokens)) // 4) * 4, -1, np.int32)
     stops[: len(sampling.stop_tokens)] = sampling.stop_tokens
-    drawing = Drawing(_filters(sampling), stops)
+    drawing = Drawing(filters_of(sampling), stops)
+    if attention != "auto" and attention not in PATHS:
+        raise ModelError(f"unknown attention {attention!r}: choose one of auto, {', '.join(sorted(PATHS))}")
     program = Program(config, attention, implementation, sharding)
     if not prompts:
         return iter(())
@@ -185,7 +188,8 @@ def _answer(found: Rows, row: int) -> Answer:
     return Answer(tokens, behaviour, policy, bool(found.ended[row]))
 
 
-def _filters(sampling: Sampling) -> Filters:
+def filters_of(sampling: Sampling) -> Filters:
+    """What is made of the softmax by these settings."""
     if sampling.temperature == 0:
         return Filters()
     return Filters(
@@ -195,7 +199,7 @@ def _filters(sampling: Sampling) -> Filters:
     )
 
 
-def _key_data(keys: PRNGKeyArray | Array | None, count: int) -> tuple[np.ndarray, Any]:
+def _key_data(keys: Array | None, count: int) -> tuple[np.ndarray, Any]:
     if keys is None:
         return np.zeros((count, 2), np.uint32), "threefry2x32"
     if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
@@ -205,7 +209,7 @@ def _key_data(keys: PRNGKeyArray | Array | None, count: int) -> tuple[np.ndarray
 
 def _limits(
     prompts: Sequence[Prompt],
-    keys: PRNGKeyArray | Array | None,
+    keys: Array | None,
     sampling: Sampling,
     config: DecoderConfig,
     limits: Sequence[int] | None,

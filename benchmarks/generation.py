@@ -1,0 +1,141 @@
+"""Tokens generated a second beside transformers, and the queue beside padded batches.
+
+    python benchmarks/generation.py [--model FOLDER] [--rows POOL.jsonl] [--tokenizer FOLDER] [--repeats 5]
+
+The first table takes turns between JAX and transformers' `generate` (if torch is installed) on the same prompts, and
+gives medians. The second answers prompts as long as a pool's, each with as many tokens as the pool's answer has: once
+all in one queue, once in batches that each wait for their longest answer. On a machine with other work, set
+OMP_WAIT_POLICY=PASSIVE: torch's threads otherwise spin while they wait for each other, and take many times longer.
+"""
+
+import argparse
+import importlib.util
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import models
+from bilevel.data import ALPACA, encode_rows, load_tokenizer, read_rows
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+ROWS = 32
+
+
+def alternating(steps: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median seconds of each, all taking turns so that a busy machine slows them alike; the first turn compiles."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(1 + repeats):
+        for name, step in steps.items():
+            began = time.perf_counter()
+            step()
+            times[name].append(time.perf_counter() - began)
+    return {name: statistics.median(values[1:]) for name, values in times.items()}
+
+
+def prompts_of(lengths: np.ndarray, vocabulary: int) -> list[list[int]]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(3, vocabulary, length).tolist() for length in lengths]
+
+
+def transformers_step(folder: Path, prompts: list[list[int]], new: int) -> Callable[[], object]:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    width = max(map(len, prompts))
+    tokens, mask = np.zeros((2, len(prompts), width), np.int64)
+    for row, prompt in enumerate(prompts):
+        tokens[row, width - len(prompt) :], mask[row, width - len(prompt) :] = prompt, 1
+    given = {"input_ids": torch.tensor(tokens), "attention_mask": torch.tensor(mask)}
+    how = {"do_sample": False, "max_new_tokens": new, "min_new_tokens": new, "pad_token_id": 0}
+
+    def step() -> object:
+        with torch.no_grad():
+            return model.generate(**given, **how)
+
+    return step
+
+
+def compare_with_transformers(folder: Path, repeats: int) -> None:
+    model = models.load(folder)
+    new = 256
+    prompts = prompts_of(np.random.default_rng(1).integers(8, 65, ROWS), model.config.vocab_size)
+    greedy, sampled = models.Sampling(new), models.Sampling(new, temperature=1.0, top_p=0.9)
+    keys = models.row_keys(jax.random.key(0), range(ROWS))
+    steps: dict[str, Callable[[], object]] = {
+        "jax greedy": lambda: model.generate(model.params, prompts, None, greedy),
+        "jax temperature 1, top-p .9": lambda: model.generate(model.params, prompts, keys, sampled),
+    }
+    if importlib.util.find_spec("torch"):
+        steps["transformers greedy"] = transformers_step(folder, prompts, new)
+    else:
+        print("no torch here: install the parity extra to compare")
+    medians = alternating(steps, repeats)
+    print(f"{ROWS} prompts of 8 to 64 tokens, {new} new tokens each, median of {repeats}")
+    peer = medians.get("transformers greedy")
+    for name, seconds in medians.items():
+        gain = f"   {peer / seconds:.2f} times transformers" if peer and name.startswith("jax") else ""
+        print(f"  {name:28} {ROWS * new / seconds:8.0f} tokens a second{gain}")
+
+
+def pool_lengths(rows: Path, tokenizer: Path, limit: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of each prompt and of each answer of a pool."""
+    encoded = encode_rows(read_rows(rows).rows[:limit], load_tokenizer(tokenizer), ALPACA, 512).encoded
+    answers = encoded.loss_mask.sum(axis=1)
+    return (encoded.segments > 0).sum(axis=1) - answers, answers
+
+
+def compare_queue(folder: Path, prompt_lengths: np.ndarray, answer_lengths: np.ndarray, repeats: int) -> None:
+    config, params = models.read_folder(folder)
+    config = replace(config, max_positions=1024)  # lengths alone matter here
+    prompts, limits = prompts_of(prompt_lengths, config.vocab_size), answer_lengths.tolist()
+    sampling = models.Sampling(int(answer_lengths.max()))
+
+    def padded() -> None:
+        for start in range(0, len(prompts), ROWS):
+            part = slice(start, start + ROWS)
+            models.generate(params, prompts[part], None, sampling, config, limits=limits[part])
+
+    def queue() -> None:
+        models.generate(params, prompts, None, sampling, config, limits=limits)
+
+    medians = alternating({"padded batches": padded, "queue": queue}, repeats)
+    print(
+        f"{len(prompts)} prompts of {prompt_lengths.mean():.0f} tokens ({prompt_lengths.max()} at most), answers of "
+        f"{answer_lengths.mean():.0f} ({answer_lengths.max()}), {ROWS} rows side by side, median of {repeats}"
+    )
+    for name, seconds in medians.items():
+        gain = f"   {medians['padded batches'] / seconds:.2f} times padded" if name == "queue" else ""
+        print(f"  {name:28} {answer_lengths.sum() / seconds:8.0f} tokens a second{gain}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, default=SHARED / "models" / "stories260k")
+    parser.add_argument("--rows", type=Path, default=SHARED / "data" / "pool_dolly_short.jsonl")
+    parser.add_argument("--tokenizer", type=Path, default=SHARED / "tokenizers" / "gpt2")
+    parser.add_argument("--limit", type=int, default=512, help="rows of the pool")
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, JAX {jax.__version__}")
+    if not options.model.is_dir():
+        print(f"no model: {options.model} is not there")
+        return
+    compare_with_transformers(options.model, options.repeats)
+    if options.rows.is_file() and options.tokenizer.is_dir():
+        lengths = pool_lengths(options.rows, options.tokenizer, options.limit)
+        compare_queue(options.model, *lengths, options.repeats)
+    else:
+        print(f"no rows or tokenizer: {options.rows} or {options.tokenizer} is not there")
+
+
+if __name__ == "__main__":
+    main()
