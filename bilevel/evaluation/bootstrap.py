@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -87,8 +88,9 @@ def paired_difference(
     """How a model differs from another in a metric, on the same rows in the same order.
 
     Each draw of the bootstrap takes the same rows of both, so that what makes a row hard for both cancels. The sign
-    test counts the rows on which one model does better than the other and leaves out ties: two-sided, exact under the
-    binomial distribution. For shares it is McNemar's exact test.
+    test counts the rows on which one model's number is larger and leaves out ties: two-sided, exact under the binomial
+    distribution. For shares it is McNemar's exact test. Perplexities and other exponentials are compared by their
+    logarithms.
 
     >>> share = Metric("accuracy", "accuracy", of="correct", share=True)
     >>> one, other = np.repeat([1, 0], [60, 40]), np.repeat([1, 0], [50, 50])
@@ -106,6 +108,7 @@ def paired_difference(
     Raises:
         ValueError: the two do not have the same number of rows.
     """
+    metric = replace(metric, exponential=False)
     one, two = metric.parts(model), metric.parts(other)
     if len(one) != len(two):
         raise ValueError(f"{metric.name}: {len(one)} rows cannot be compared with {len(two)}")

@@ -11,7 +11,6 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from bilevel.core.ranges import check_ranges
 from bilevel.data import ReadRows, Row, read_rows
 from bilevel.evaluation.answers import Answering, answers_of
 from bilevel.evaluation.kind import Asked, Encoded, Kind, Reading
@@ -75,10 +74,6 @@ class Generate(Kind):
         Metric("ended", "ended by itself", "ended", share=True, main=False),
         Metric("tokens", "tokens an answer", "tokens", main=False),
     )
-
-    def __post_init__(self) -> None:
-        known = " or ".join(NORMALISATIONS)
-        check_ranges(self, ("normalise", self.normalise in NORMALISATIONS, known))
 
     def read(self, source: str) -> ReadRows:
         """Rows in any form that `bilevel.data.read_rows` knows; the response is what is expected."""

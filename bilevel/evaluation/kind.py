@@ -42,7 +42,6 @@ class Reading:
         check_ranges(
             self,
             ("max_length", self.max_length >= 3, "3 or more tokens"),
-            ("too_long", self.too_long in ("refuse", "cut"), "refuse or cut"),
             ("max_rejected", 0 <= self.max_rejected <= 1, "in [0, 1]"),
         )
 

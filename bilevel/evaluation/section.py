@@ -35,6 +35,11 @@ class Compared(NamedTuple):
     first: str
     difference: Difference
 
+    @property
+    def title(self) -> str:
+        """What is compared: of exponentials the logarithm."""
+        return f"log {self.metric.title}" if self.metric.exponential else self.metric.title
+
 
 def evaluation_section(found: Found) -> Section:
     """Pictures, a table for each task, and the differences of models row by row.
@@ -60,7 +65,7 @@ def evaluation_text(found: Found) -> str:
     value, interval, rows = (Column(key, key) for key in ("value", "95% interval", "rows"))
     parts = [align(("task", "metric", "model"), (value, interval, rows), lines)]
     differences = [
-        (one.task, one.metric.title, f"{one.model} - {one.first}", *_difference_cells(one))
+        (one.task, one.title, f"{one.model} - {one.first}", *_difference_cells(one))
         for one in compared(found)
         if one.metric.main
     ]
@@ -151,7 +156,7 @@ def _task_table(task: str, found: Found) -> Table:
 def _difference_table(differences: Sequence[Compared]) -> Table:
     headings = ["task", "metric", "model", "difference", "95% interval", "larger", "smaller", "p"]
     lines = [
-        [one.task, one.metric.title, f"{one.model} - {one.first}", *_difference_cells(one)]
+        [one.task, one.title, f"{one.model} - {one.first}", *_difference_cells(one)]
         for one in differences
     ]
     return Table("Differences", headings, lines, SIGNS)

@@ -99,8 +99,10 @@ def result_columns(results: Iterable[Mapping[str, Any]]) -> tuple[Column, ...]:
 
 def _further(key: str) -> Column:
     task, slash, metric = key.rpartition("/")
+    if not slash:
+        return Column(key, key.replace("_", " "))
     found = TASK_METRICS.get(metric, Column(metric, metric.replace("_", " ")))
-    return replace(found, key=key, title=f"{task}: {found.title}" if slash else key.replace("_", " "))
+    return replace(found, key=key, title=f"{task}: {found.title}")
 
 
 def format_table(

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -32,7 +33,7 @@ OPTIONS = TaskOptions(Answering(max_new_tokens=8))
 
 @jax.jit
 def logits(tokens: np.ndarray) -> jax.Array:
-    return jax.nn.log_softmax(language().logits(PARAMS, {"tokens": tokens, "segments": np.ones_like(tokens)}))
+    return jax.nn.log_softmax(language().logits(PARAMS, {"tokens": tokens, "segments": jnp.ones_like(tokens)}))
 
 
 def log_probabilities(prompt: list[int], following: list[int]) -> tuple[np.ndarray, bool]:
