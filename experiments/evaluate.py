@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -114,6 +114,8 @@ def run(config: Evaluate) -> None:
     tasks = read_tasks(config.task, config.tasks.options, config.tasks.limit)
     named = names_of(config.model)
     candidates = {name: candidate(place, tasks, config) for name, place in named.items()}
+    for line in _notices(tasks, candidates):
+        print(f"note: {line}", file=sys.stderr)
     folder = open_folder(config)
     enable_compilation_cache()
     layout = data_layout()
@@ -128,6 +130,18 @@ def run(config: Evaluate) -> None:
     write_sections_page(page, "Evaluation", facts, [evaluation_section(found)], plain_config(config))
     print(evaluation_text(found))
     print(f"report: {page}")
+
+
+def _notices(tasks: Sequence[Task], candidates: Mapping[str, Candidate]) -> list[str]:
+    """What was said of tasks as they were read, once, and then as each model reads them."""
+    said = [f"{task.name}: {notice}" for task in tasks for notice in task.notices]
+    said += [
+        f"{task.name}: {notice}"
+        for chosen in candidates.values()
+        for task in chosen.tasks
+        for notice in task.encoded.notices
+    ]
+    return list(dict.fromkeys(said))
 
 
 def evaluate_model(
@@ -146,12 +160,11 @@ def evaluate_model(
     context = Context(model, layout, config.seed, evaluation_rows=config.batch_rows, name=name)
     measured = {}
     for task in chosen.tasks:
-        rows = len(task.encoded.rows)
-        print(f"{name}: {task.name}, {task.task.kind.name}, {rows:,} rows", file=sys.stderr)
+        print(
+            f"{name}: {task.name} ({task.task.kind.name}, {len(task.encoded.rows):,} rows)", file=sys.stderr
+        )
         measured[task.name] = task.measure(params, context, ledger)
         write_measured(folder / name, measured[task.name])
-        for notice in measured[task.name].notices:
-            print(f"note: {task.name}: {notice}", file=sys.stderr)
     return measured
 
 

@@ -72,7 +72,7 @@ class Generate(Kind):
             unit="share of rows",
         ),
         Metric("ended", "ended by itself", "ended", share=True, main=False),
-        Metric("tokens", "tokens an answer", "tokens", main=False),
+        Metric("tokens", "tokens an answer", "tokens", main=False, digits=1),
     )
 
     def read(self, source: str) -> ReadRows:

@@ -129,7 +129,7 @@ def too_long(row: Row, tokens: int, others: int, total: int, reading: Reading) -
     more = f" ({others + 1} of {total} rows are too long)" if others else ""
     return InputError(
         f"{row.id}: {tokens} tokens are more than the {reading.max_length} that the model reads{more}; shorten or "
-        "remove such rows, or cut the beginning of their prompts (too long: cut)"
+        "remove such rows, or let their prompts lose their beginning (--too-long cut)"
     )
 
 

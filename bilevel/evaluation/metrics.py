@@ -35,6 +35,7 @@ class Metric:
         share: whether every row's value is 0 or 1.
         unit: what it counts in, for the axis of a picture.
         main: whether tables of several tasks show it.
+        digits: after the point, of values under 100.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Metric:
     share: bool = False
     unit: str = ""
     main: bool = True
+    digits: int = 3
 
     def parts(self, columns: Columns) -> Float[np.ndarray, "rows 2"]:
         """Each row's share of the numerator and of the denominator."""
@@ -75,4 +77,4 @@ class Metric:
         """
         if not np.isfinite(value):
             return "-"
-        return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
+        return f"{value:.{self.digits}f}" if abs(value) < 100 else f"{value:,.0f}"

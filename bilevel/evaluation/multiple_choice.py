@@ -122,7 +122,8 @@ class MultipleChoice(Kind):
 
     def measure(self, encoded: Encoded, asked: Asked) -> Columns:
         """The choice that each likelihood prefers, and whether it is the right one."""
-        scores = continuation_scores(encoded.rows, *encoded.tokens, asked)
+        tokens: Choices = encoded.tokens
+        scores = continuation_scores(encoded.rows, tokens.prompts, tokens.continuations, asked)
         columns: dict[str, list[Any]] = {}
         for row, found in zip(encoded.rows, scores, strict=True):
             likelihoods = np.array([score.log_probability for score in found])

@@ -126,16 +126,20 @@ class Refusal(Kind):
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("refusal_rate", "refusal rate", "refused", share=True, unit="share of prompts"),
         Metric("ended", "ended by itself", "ended", share=True, main=False),
-        Metric("tokens", "tokens a response", "tokens", main=False),
+        Metric("tokens", "tokens a response", "tokens", main=False, digits=1),
     )
 
     def read(self, source: str) -> ReadRows:
         """Rows with a prompt, in a form of `bilevel.data.read_rows` (responses are not looked at), or prompts alone."""
         found = open_source(source, ("test",))
-        rows, rejected = [], []
+        rows: list[Row] = []
+        rejected: list[Rejected] = []
         for number, record in found.records:
             row = _prompt(f"{found.place}:{number}", f"{found.name}:{number}", record)
-            (rows if isinstance(row, Row) else rejected).append(row)
+            if isinstance(row, Row):
+                rows.append(row)
+            else:
+                rejected.append(row)
         if not rows:
             raise InputError(f"{found.place}: no prompts inside; write at least one row with 'prompt'")
         return ReadRows(tuple(rows), tuple(rejected), (f"{found.name}: {len(rows)} prompts",))

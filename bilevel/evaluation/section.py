@@ -156,8 +156,7 @@ def _task_table(task: str, found: Found) -> Table:
 def _difference_table(differences: Sequence[Compared]) -> Table:
     headings = ["task", "metric", "model", "difference", "95% interval", "larger", "smaller", "p"]
     lines = [
-        [one.task, one.title, f"{one.model} - {one.first}", *_difference_cells(one)]
-        for one in differences
+        [one.task, one.title, f"{one.model} - {one.first}", *_difference_cells(one)] for one in differences
     ]
     return Table("Differences", headings, lines, SIGNS)
 

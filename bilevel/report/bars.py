@@ -10,7 +10,8 @@ from bilevel.report.svg import INK, SERIES_COLOURS, name_text, new_axes, swatch,
 _FILLED = 0.8
 _WIDEST = 0.4
 """Of a bar, in places: a few bars alone would fill the picture."""
-_FEW_PLACES = 3
+_SHORT_NAMES = 36
+"""Letters that fit side by side under a picture."""
 
 
 def bar_picture(
@@ -54,12 +55,10 @@ def bar_picture(
                 middle, np.nan_to_num(one.y), reach, fmt="none", ecolor=INK, elinewidth=1, capsize=3
             )
     said = [name_text(names[int(place)]) if names else f"{place:,.6g}" for place in places]
-    leaning = (
-        {"rotation": 25, "ha": "right", "rotation_mode": "anchor"}
-        if names and len(said) > _FEW_PLACES
-        else {}
-    )
-    axes.set_xticks(range(len(places)), said, **leaning)
+    long = bool(names) and sum(map(len, said)) > _SHORT_NAMES
+    axes.set_xticks(range(len(places)), said)
+    if long:
+        axes.tick_params(axis="x", labelrotation=20)
     axes.set_xlim(-0.6, len(places) - 0.4)
     axes.grid(axis="x", visible=False)
     if x:

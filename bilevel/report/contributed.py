@@ -38,7 +38,7 @@ def _pictures(charts: Sequence[Chart], name: str) -> list[Picture]:
 
 def _picture(chart: Chart, name: str) -> Picture | None:
     series = [
-        Line(short(label, LONGEST_LABEL), *_arrays(points), style=number)
+        _line(short(label, LONGEST_LABEL), points, number)
         for number, (label, points) in enumerate(list(chart.series.items())[:DRAWN_SERIES])
     ]
     caption = chart.caption
@@ -49,10 +49,12 @@ def _picture(chart: Chart, name: str) -> Picture | None:
     return line_picture(series, name, chart.title, caption, chart.x, chart.y)
 
 
-def _arrays(points: Sequence[Sequence[Any]]) -> list[np.ndarray]:
-    """x, y, and the ends of intervals where the points have them."""
-    parts = zip(*points, strict=True)
-    return [np.array([np.nan if one is None else one for one in part], dtype=np.float64) for part in parts]
+def _line(name: str, points: Sequence[Sequence[Any]], style: int) -> Line:
+    width = max(map(len, points), default=2)
+    values = [[np.nan if one is None else one for one in point] for point in points]
+    x, y, *ends = np.array(values, np.float64).reshape(-1, width).T
+    low, high = ends or (None, None)
+    return Line(name, x, y, low, high, style)
 
 
 def _table(table: Table) -> Mapping[str, Any]:

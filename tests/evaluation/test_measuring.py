@@ -33,7 +33,9 @@ OPTIONS = TaskOptions(Answering(max_new_tokens=8))
 
 @jax.jit
 def logits(tokens: np.ndarray) -> jax.Array:
-    return jax.nn.log_softmax(language().logits(PARAMS, {"tokens": tokens, "segments": jnp.ones_like(tokens)}))
+    return jax.nn.log_softmax(
+        language().logits(PARAMS, {"tokens": tokens, "segments": jnp.ones_like(tokens)})
+    )
 
 
 def log_probabilities(prompt: list[int], following: list[int]) -> tuple[np.ndarray, bool]:
