@@ -51,16 +51,15 @@ def test_two_results_of_one_name_are_refused(tasks) -> None:
         run_schedule((Round((Evaluate("", tasks=(tasks[0], tasks[0])),)),), start(), context())
 
 
-class Asking:
-    """The saver of a run that is asked to stop when it looks for the n-th time."""
+class StopsOnce:
+    """The saver of a run that is asked to stop once something has been generated."""
 
-    def __init__(self, looks: int):
-        self.looks = looks
+    def __init__(self, asked: list[int]):
+        self.asked = asked
 
     @property
     def stopping(self) -> bool:
-        self.looks -= 1
-        return self.looks < 0
+        return bool(self.asked)
 
     def due(self, step: int) -> bool:
         return False
@@ -78,7 +77,7 @@ def test_a_stopped_run_asks_only_what_is_missing(tasks, tmp_path: Path) -> None:
 
     told = context(replace(model(), generate=generate), evaluation_rows=1, folder=tmp_path)
     schedule = (Round((Evaluate("", tasks=tasks[1:]),)),)
-    saver = Asking(looks=1)
+    saver = StopsOnce(asked)
     with pytest.raises(Stopped):
         run_schedule(schedule, start(), replace(told, saver=saver))
     assert asked == [8]
