@@ -10,34 +10,44 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, DTypeLike, Float, Int
+from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
-from models.attention import Keys, Queries, masked_attention, path_for, self_attention
+from models.attention import Keys, Queries, path_for, self_attention, softmax
 from models.block import block, normalise
 from models.config import DecoderConfig
 from models.decoder import embed, turns, unembed
 from models.parameters import Params
+from models.precision import accumulation_dtype
 from models.rope import segment_positions
 
 Scores = Float[Array, "rows vocab"]
 
 
 class Cache(NamedTuple):
-    """Keys and values of every layer, in slots that are written in turn."""
+    """Keys and values of every layer, in slots that are written in turn, laid out as the two products read them."""
 
-    keys: Float[Array, "layers rows slots kv_heads head_dim"]
-    values: Float[Array, "layers rows slots kv_heads head_dim"]
+    keys: Float[Array, "layers rows kv_heads head_dim slots"]
+    values: Float[Array, "layers rows kv_heads slots head_dim"]
 
     @property
     def slots(self) -> int:
         """How many tokens of a row are remembered."""
-        return self.keys.shape[2]
+        return self.keys.shape[-1]
+
+
+class Read(NamedTuple):
+    """Keys and values of prompts that were read at once."""
+
+    keys: Float[Array, "layers prompts positions kv_heads head_dim"]
+    values: Float[Array, "layers prompts positions kv_heads head_dim"]
 
 
 def empty_cache(config: DecoderConfig, rows: int, slots: int, dtype: DTypeLike) -> Cache:
     """Makes room for rows of up to `slots` tokens."""
-    shape = (config.layers, rows, slots, config.kv_heads, config.head_dim)
-    return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+    shape = (config.layers, rows, config.kv_heads)
+    return Cache(
+        jnp.zeros((*shape, config.head_dim, slots), dtype), jnp.zeros((*shape, slots, config.head_dim), dtype)
+    )
 
 
 def room_for(tokens: int) -> int:
@@ -52,7 +62,7 @@ def prefill(
     segments: Int[Array, "rows positions"],
     config: DecoderConfig,
     attention: str,
-) -> tuple[Scores, Cache]:
+) -> tuple[Scores, Read]:
     """Reads prompts that end at the last position.
 
     Args:
@@ -63,7 +73,7 @@ def prefill(
         attention: path, as in `models.decoder.hidden`, or `auto`.
 
     Returns:
-        The scores of each next token, and a cache with a slot a position.
+        The scores of each next token, and what was read.
     """
     positions = segment_positions(segments)
     turn = turns(positions, config)
@@ -75,10 +85,10 @@ def prefill(
         )
 
     x, (keys, values) = jax.lax.scan(layer, embed(params, tokens, positions), params["layers"])
-    return _next_scores(params, x, config), Cache(keys, values)
+    return _next_scores(params, x, config), Read(keys, values)
 
 
-def lay(cache: Cache, prompts: Cache, rows: Int[Array, " prompts"], slot: Int[Array, ""]) -> Cache:
+def lay(cache: Cache, prompts: Read, rows: Int[Array, " prompts"], slot: Int[Array, ""]) -> Cache:
     """Lays prompts into rows, so that they end just before a slot.
 
     Args:
@@ -87,13 +97,13 @@ def lay(cache: Cache, prompts: Cache, rows: Int[Array, " prompts"], slot: Int[Ar
         rows: which row each becomes; one that there is not is left out.
         slot: the slot that is written next.
     """
-    positions = prompts.slots
+    positions = prompts.keys.shape[2]
     slots = (slot - positions + jnp.arange(positions)) % cache.slots
-
-    def laid(kept: Array, new: Array) -> Array:
-        return kept.at[:, rows[:, None], slots].set(new.astype(kept.dtype), mode="drop")
-
-    return Cache(laid(cache.keys, prompts.keys), laid(cache.values, prompts.values))
+    keys, values = (jnp.transpose(x, (1, 2, 0, 3, 4)) for x in prompts)
+    return Cache(
+        cache.keys.at[:, rows[:, None], :, :, slots].set(keys, mode="drop"),
+        cache.values.at[:, rows[:, None], :, slots].set(values, mode="drop"),
+    )
 
 
 def decode(
@@ -127,12 +137,10 @@ def decode(
         (x, cache), (weights, number) = carry, inputs
 
         def attend(query: Queries, key: Keys, value: Keys) -> tuple[Queries, Cache]:
-            place = (number, 0, slot, 0, 0)
-            keys = jax.lax.dynamic_update_slice(cache.keys, key[None], place)
-            values = jax.lax.dynamic_update_slice(cache.values, value[None], place)
-            return masked_attention(query, keys[number], values[number], visible[:, None]), Cache(
-                keys, values
-            )
+            key, value = jnp.transpose(key, (0, 2, 3, 1)), jnp.swapaxes(value, 1, 2)
+            keys = jax.lax.dynamic_update_slice(cache.keys, key[None], (number, 0, 0, 0, slot))
+            values = jax.lax.dynamic_update_slice(cache.values, value[None], (number, 0, 0, slot, 0))
+            return _attention(query, keys[number], values[number], visible), Cache(keys, values)
 
         return block(weights, x, turn, config, attend), None
 
@@ -140,6 +148,23 @@ def decode(
     inputs = (params["layers"], jnp.arange(config.layers, dtype=jnp.int32))
     (x, cache), _ = jax.lax.scan(layer, (embed(params, token[:, None], positions), cache), inputs)
     return _next_scores(params, x, config), cache
+
+
+def _attention(
+    query: Queries,
+    keys: Float[Array, "rows kv_heads head_dim slots"],
+    values: Float[Array, "rows kv_heads slots head_dim"],
+    visible: Bool[Array, "rows slots"],
+) -> Queries:
+    """`models.attention.masked_attention` of one query a row, on keys and values that need not be turned round."""
+    rows, _, heads, head_dim = query.shape
+    grouped = query.reshape(rows, keys.shape[1], heads // keys.shape[1], head_dim)
+    scores = jnp.einsum(
+        "xgrd,xgdu->xgru", grouped, keys, preferred_element_type=accumulation_dtype(query.dtype)
+    )
+    scores = jnp.where(visible[:, None, None], scores * head_dim**-0.5, jnp.finfo(scores.dtype).min)
+    shares = softmax(scores).astype(values.dtype)
+    return jnp.einsum("xgru,xgud->xgrd", shares, values).reshape(query.shape)
 
 
 def _next_scores(params: Params, x: Array, config: DecoderConfig) -> Scores:

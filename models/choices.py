@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from models.attention import Keys, Queries, causal_mask, masked_attention
 from models.block import Stream, block, normalise
-from models.cache import Cache, prefill
+from models.cache import Read, prefill
 from models.config import DecoderConfig
 from models.decoder import embed, turns
 from models.errors import ModelError
@@ -112,19 +112,19 @@ def _scored(
     params: Params, batch: Batch, config: DecoderConfig, attention: str, sharding: NamedSharding | None
 ) -> dict[str, Array]:
     """-log p of each first token, and of each that follows one inside; whether it is the argmax."""
-    scores, cache = prefill(params, batch["tokens"], batch["segments"], config, attention)
+    scores, read = prefill(params, batch["tokens"], batch["segments"], config, attention)
     first_loss = -jnp.take_along_axis(jax.nn.log_softmax(scores, axis=-1), batch["first"], axis=-1)
     first_best = jnp.argmax(scores, axis=-1)[:, None] == batch["first"]
     loss, best = jnp.zeros(batch["inner"].shape), jnp.zeros(batch["inner"].shape, bool)
     if loss.size:
-        x = _read_behind(params, batch, cache, config)
+        x = _read_behind(params, batch, read, config)
         chunk = max(1, LOGITS_AT_ONCE // (x.shape[0] * config.vocab_size))
         loss, best = next_token_scores(params, x, batch["following"], chunk)
     scored = {"first_loss": first_loss, "first_best": first_best, "loss": loss, "best": best}
     return in_every_process(scored, sharding)
 
 
-def _read_behind(params: Params, batch: Batch, cache: Cache, config: DecoderConfig) -> Stream:
+def _read_behind(params: Params, batch: Batch, read: Read, config: DecoderConfig) -> Stream:
     """Final hidden states of the continuations: each token sees the prompt and its own continuation."""
     lengths = jnp.sum(batch["segments"] > 0, axis=1, keepdims=True)
     positions = lengths + segment_positions(batch["inner_segments"])
@@ -146,7 +146,7 @@ def _read_behind(params: Params, batch: Batch, cache: Cache, config: DecoderConf
         return block(weights, x, turn, config, attend)
 
     x = embed(params, batch["inner"], positions)
-    x, _ = jax.lax.scan(layer, x, (params["layers"], cache.keys, cache.values))
+    x, _ = jax.lax.scan(layer, x, (params["layers"], *read))
     return normalise(params["final_norm"], x, config)
 
 

@@ -149,7 +149,7 @@ def test_eight_devices_say_what_one_says_and_each_holds_its_rows() -> None:
     state = rollout.begin(
         rollout.Program(CONFIG, "auto", "threefry2x32", sharding), 4, 16, 16, 2, jnp.float32
     )
-    assert state.cache.keys.addressable_shards[0].data.shape == (2, 1, 16, 2, 4)
+    assert state.cache.keys.addressable_shards[0].data.shape == (2, 1, 2, 4, 16)
 
 
 def test_draws_of_one_row_differ_and_follow_its_key() -> None:
