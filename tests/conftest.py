@@ -41,6 +41,8 @@ def pytest_configure(config: pytest.Config) -> None:
     given = os.environ.get("XLA_FLAGS", "")
     flags = [SIMULATED_DEVICES, *(CHEAP_COMPILATION if cheap else ())]
     os.environ["XLA_FLAGS"] = " ".join([*(flag for flag in flags if flag.split("=")[0] not in given), given])
+    # Tracing makes objects by the million and few cycles: the default threshold costs a sixth of a test's time.
+    gc.set_threshold(200_000, 20, 50)
     if config.getoption("measure"):
         config.pluginmanager.register(Measuring(COMPILATIONS))
 
