@@ -4,7 +4,7 @@
 
 The first table takes turns between JAX and transformers' `generate` (if torch is installed) on the same prompts, and
 gives medians. The second answers prompts as long as a pool's, each with as many tokens as the pool's answer has: once
-all in one queue, once in batches that each wait for their longest answer. On a machine with other work, set
+all in one queue, once in batches whose rows are all continued until the longest answer is there. On a machine with other work, set
 OMP_WAIT_POLICY=PASSIVE: torch's threads otherwise spin while they wait for each other, and take many times longer.
 """
 
@@ -100,7 +100,9 @@ def compare_queue(folder: Path, prompt_lengths: np.ndarray, answer_lengths: np.n
     def padded() -> None:
         for start in range(0, len(prompts), ROWS):
             part = slice(start, start + ROWS)
-            models.generate(params, prompts[part], None, sampling, config, limits=limits[part])
+            # Every row of a batch is continued until its longest answer is there.
+            longest = [max(limits[part])] * len(limits[part])
+            models.generate(params, prompts[part], None, sampling, config, limits=longest)
 
     def queue() -> None:
         models.generate(params, prompts, None, sampling, config, limits=limits)

@@ -52,8 +52,13 @@ def empty_cache(config: DecoderConfig, rows: int, slots: int, dtype: DTypeLike) 
 
 def room_for(tokens: int) -> int:
     """The least of 16, 24, 32, 48, 64, 96, ... that is not below a number of tokens: few shapes to compile."""
-    power = max(16, 1 << (tokens - 1).bit_length())
+    power = max(16, power_of_two(tokens))
     return power * 3 // 4 if power > 16 and tokens <= power * 3 // 4 else power
+
+
+def power_of_two(count: int) -> int:
+    """The least power of two that is not below a number."""
+    return 1 << (count - 1).bit_length()
 
 
 def prefill(

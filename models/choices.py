@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from models.attention import Keys, Queries, causal_mask, masked_attention
 from models.block import Stream, block, normalise
-from models.cache import Read, prefill
+from models.cache import Read, power_of_two, prefill
 from models.config import DecoderConfig
 from models.decoder import embed, turns
 from models.errors import ModelError
@@ -93,7 +93,7 @@ def choice_log_likelihoods(
     found: dict[int, ChoiceScores] = {}
     shares, groups = shares_of(sharding), _by_size(prompts, continuations)
     for (positions, inner), numbers in groups.items():
-        rows = min(batch_prompts, 1 << (len(numbers) - 1).bit_length())
+        rows = min(batch_prompts, power_of_two(len(numbers)))
         if inner:
             rows = min(rows, max(1, SCORES_AT_ONCE // (config.heads * inner * (positions + inner))))
         rows = -(-rows // shares) * shares
@@ -157,13 +157,9 @@ def _by_size(
     groups: dict[tuple[int, int], list[int]] = {}
     for number, (prompt, choices) in enumerate(zip(prompts, continuations, strict=True)):
         inner = sum(len(choice) - 1 for choice in choices)
-        size = _power(len(prompt)), _power(inner) if inner else 0
+        size = power_of_two(max(32, len(prompt))), power_of_two(max(32, inner)) if inner else 0
         groups.setdefault(size, []).append(number)
     return groups
-
-
-def _power(tokens: int) -> int:
-    return max(32, 1 << (tokens - 1).bit_length())
 
 
 def _batch_of(
@@ -171,7 +167,7 @@ def _batch_of(
 ) -> dict[str, np.ndarray]:
     """Prompts that end at the last position; their continuations in one sequence, without their last tokens."""
     # Choices in powers of two as well, which all prompts of a run mostly share.
-    most = 1 << (max(1, *(len(choices) for _, choices in texts)) - 1).bit_length()
+    most = power_of_two(max(len(choices) for _, choices in texts))
     sizes = {"tokens": positions, "segments": positions, "first": most}
     sizes |= dict.fromkeys(("inner", "inner_segments", "following"), inner)
     batch = {name: np.zeros((rows, size), np.int32) for name, size in sizes.items()}

@@ -134,14 +134,8 @@ def begin(program: Program, rows: int, slots: int, most: int, words: int, dtype:
 
 
 @partial(jax.jit, static_argnums=4, donate_argnums=1)
-def refill(
-    params: Params, state: State, prompts: Prompts, drawing: Drawing, program: Program
-) -> tuple[State, Rows]:
-    """Reads prompts, lays them into their rows, and draws the first token of each.
-
-    Returns:
-        The state, and its rows in every process.
-    """
+def refill(params: Params, state: State, prompts: Prompts, drawing: Drawing, program: Program) -> State:
+    """Reads prompts, lays them into their rows, and draws the first token of each."""
     scores, read = prefill(
         params, jnp.asarray(prompts.tokens), jnp.asarray(prompts.segments), program.config, program.attention
     )
@@ -155,7 +149,7 @@ def refill(
     fresh = _drawn(fresh, scores, drawing, program)
     rows = jax.tree.map(lambda kept, new: kept.at[prompts.row].set(new, mode="drop"), state.rows, fresh)
     cache = lay(state.cache, read, jnp.asarray(prompts.row), state.slot)
-    return program.split(State(rows, cache, state.slot)), in_every_process(rows, program.sharding)
+    return program.split(State(rows, cache, state.slot))
 
 
 @partial(jax.jit, static_argnums=4, donate_argnums=1)
@@ -182,6 +176,24 @@ def advance(
 
     _, state = jax.lax.while_loop(unfinished, step, (jnp.int32(0), state))
     return program.split(state), in_every_process(state.rows, program.sharding)
+
+
+def resized(state: State, slots: int, program: Program) -> State:
+    """The state with another number of slots, which holds the last ones of those that there are."""
+    return state if slots == state.cache.slots else _resized(state, slots, program)
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _resized(state: State, slots: int, program: Program) -> State:
+    kept = min(slots, state.cache.slots)
+    last = (state.slot - kept + jnp.arange(kept)) % state.cache.slots
+
+    def cut(x: Array, axis: int) -> Array:
+        room = [(0, slots - kept if place == axis else 0) for place in range(x.ndim)]
+        return jnp.pad(jnp.take(x, last, axis=axis), room)
+
+    cache = Cache(cut(state.cache.keys, 4), cut(state.cache.values, 3))
+    return program.split(State(state.rows, cache, jnp.int32(kept % slots)))
 
 
 def _fresh(rows: int, most: int, words: int) -> Rows:
