@@ -62,6 +62,7 @@ class Generate(Kind):
     normalise: Normalisation = "blanks"
 
     name: ClassVar[str] = "generate"
+    needs: ClassVar[tuple[str, ...]] = ("generate", "tokenizer")
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(
             "exact_match",

@@ -13,7 +13,9 @@ from bilevel.data import ChatTemplate, ReadRows, Rejected, Row, Template, Tokeni
 from bilevel.errors import InputError
 from bilevel.evaluation.metrics import Columns, Metric
 from bilevel.layout import Layout
+from bilevel.model import Model
 from bilevel.schedule.context import Context
+from bilevel.schedule.moves import needs
 from bilevel.storage.ledger import Ledger
 
 TooLong = Literal["refuse", "cut"]
@@ -85,10 +87,21 @@ class Kind(ABC):
     Attributes:
         name: what it is called in `KIND:FILE`, and in files.
         metrics: what comes out, the most telling number first.
+        needs: functions of the model that are asked.
     """
 
     name: ClassVar[str]
     metrics: ClassVar[tuple[Metric, ...]]
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def check(self, model: Model) -> None:
+        """Raises where a model lacks what is asked of it.
+
+        Raises:
+            InputError: one of `needs` is absent.
+        """
+        for name in self.needs:
+            needs(getattr(model, name), name, f"a task of the kind {self.name}")
 
     def read(self, source: str) -> ReadRows:
         """Rows of a file.

@@ -27,6 +27,7 @@ class LastWord(Kind):
     """
 
     name: ClassVar[str] = "last_word"
+    needs: ClassVar[tuple[str, ...]] = ("evaluate",)
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("accuracy", "accuracy", "exact_match", better="higher", share=True, unit="share of passages"),
         Metric("perplexity", "perplexity of the word", "nll", better="lower", exponential=True),

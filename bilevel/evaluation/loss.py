@@ -25,6 +25,7 @@ class Loss(Kind):
     """
 
     name: ClassVar[str] = "loss"
+    needs: ClassVar[tuple[str, ...]] = ("evaluate",)
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("loss", "loss", "loss", better="lower", unit="nats a token"),
         Metric("perplexity", "perplexity", "nll", "tokens", better="lower", exponential=True, main=False),

@@ -17,6 +17,8 @@ from bilevel.evaluation.continuations import continuation_scores
 from bilevel.evaluation.kind import Asked, Encoded, Kind, Reading
 from bilevel.evaluation.metrics import Columns, Metric
 from bilevel.evaluation.prompts import fitted
+from bilevel.model import Model
+from bilevel.schedule.moves import needs
 
 QUESTIONS = ("query", "question", "prompt")
 CHOICES = "choices"
@@ -74,6 +76,11 @@ class MultipleChoice(Kind):
             "accuracy_tokens", "accuracy per token", "correct_tokens", better="higher", share=True, main=False
         ),
     )
+
+    def check(self, model: Model) -> None:
+        """Raises where a model can neither score choices nor evaluate rows."""
+        if model.choices is None:
+            needs(model.evaluate, "choices", f"a task of the kind {self.name}")
 
     def read(self, source: str) -> ReadRows:
         """Rows with `query`, `choices` (a list of texts) and `gold` (the number of the right one, from 0)."""

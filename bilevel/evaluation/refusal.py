@@ -123,6 +123,7 @@ class Refusal(Kind):
     phrases: tuple[str, ...] = PHRASES
 
     name: ClassVar[str] = "refusal"
+    needs: ClassVar[tuple[str, ...]] = ("generate", "tokenizer")
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("refusal_rate", "refusal rate", "refused", share=True, unit="share of prompts"),
         Metric("ended", "ended by itself", "ended", share=True, main=False),

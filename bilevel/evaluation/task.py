@@ -120,14 +120,22 @@ class PreparedTask:
     ) -> Mapping[str, float]:
         """The task's metrics; where the run has a folder, what was measured of each row is left there.
 
-        A run that is stopped or killed finds the answers that it had generated in the folder again.
+        A run that is stopped or killed finds the answers that it had generated in the folder again. Of several
+        processes none does: all must ask the same, and one alone could read what is there.
         """
         if context.folder is None:
             return self.measure(params, context, pause=pause).values
         folder = context.folder / FOLDER
-        writes = context.layout.first
-        with Ledger(folder / ANSWERS) if writes else nullcontext() as ledger:
+        with Ledger(folder / ANSWERS) if context.layout.alone else nullcontext() as ledger:
             found = self.measure(params, context, ledger, pause)
-        if writes:
+        if context.layout.first:
             write_measured(folder / context.name, found)
         return found.values
+
+    def check(self, context: Context) -> None:
+        """Raises where the model cannot be asked.
+
+        Raises:
+            InputError: it lacks a function that the task's kind needs.
+        """
+        self.task.kind.check(context.model)

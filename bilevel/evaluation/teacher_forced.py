@@ -23,7 +23,7 @@ def teacher_forced(rows: EncodedRows, asked: Asked) -> Columns:
         quotient; and `exact_match`, 1 where each of them is the argmax.
     """
     context = asked.context
-    evaluate = context.kept.compiled(needs(context.model.evaluate, "evaluate", "an evaluation"))
+    evaluate = context.kept.compiled(needs(context.model.evaluate, "evaluate", "a task"))
     found = {name: np.zeros(len(rows)) for name in ("nll", "tokens", "exact_match")}
     size = context.layout.rounded(min(context.evaluation_rows, len(rows)))
     for ids, batch in in_turn(rows, size, context.layout, context.packing):

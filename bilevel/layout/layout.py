@@ -49,6 +49,11 @@ class Layout:
         return jax.process_index() == 0
 
     @property
+    def alone(self) -> bool:
+        """Whether this process is the only one."""
+        return jax.process_count() == 1
+
+    @property
     def whole(self) -> NamedSharding:
         """Where an array lies of which each device holds all."""
         return NamedSharding(self.mesh, PartitionSpec())

@@ -74,6 +74,9 @@ class Evaluation(Protocol):
     def name(self) -> str:
         """What its result is called."""
 
+    def check(self, context: Context) -> None:
+        """Raises InputError where the model cannot be asked."""
+
     def evaluate(self, params: PyTree, context: Context, pause: Callable[[], None]) -> Mapping[str, float]:
         """The task's numbers by name.
 

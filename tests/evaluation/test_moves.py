@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 
+from bilevel.errors import InputError
 from bilevel.evaluation import TaskOptions, read_measured
 from bilevel.evaluation.answers import Answering
 from bilevel.evaluation.task import PreparedTask
@@ -49,6 +50,14 @@ def test_a_schedule_asks_and_reads_the_numbers(tasks) -> None:
 def test_two_results_of_one_name_are_refused(tasks) -> None:
     with pytest.raises(ValueError, match="two evaluations are called 'passages'"):
         run_schedule((Round((Evaluate("", tasks=(tasks[0], tasks[0])),)),), start(), context())
+
+
+def test_a_model_that_cannot_answer_is_refused_before_anything_runs(tasks) -> None:
+    silent = replace(model(), generate=None)
+    with pytest.raises(
+        InputError, match="the kind refusal needs the model's generate, which this model does not"
+    ):
+        run_schedule((Round((Evaluate("", tasks=tasks),)),), start(), context(silent))
 
 
 class StopsOnce:
