@@ -15,8 +15,10 @@ from jaxtyping import install_import_hook
 from tests import typechecker
 from tests.measuring import Compilations, Measuring, check_programs
 
-# The hook rewrites modules as they are imported, so it stands before any import of ours.
-install_import_hook(["bilevel", "models"], f"{typechecker.__name__}.check")
+# The hook rewrites modules as they are imported, so it stands before any import of ours. It makes tracing dearer, and
+# what runs in float64 has its shapes checked in float32 too.
+if not jax.config.jax_enable_x64:
+    install_import_hook(["bilevel", "models"], f"{typechecker.__name__}.check")
 
 FLOAT64_FOLDER = Path(__file__).parent / "float64"
 SIMULATED_DEVICES = "--xla_force_host_platform_device_count=8"
