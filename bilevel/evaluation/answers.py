@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Array
 
+from bilevel.answers import Answer
 from bilevel.core.ranges import check_ranges
 from bilevel.data import Row
 from bilevel.evaluation.kind import Asked, sharded
@@ -20,7 +21,7 @@ from bilevel.storage import ledger
 from bilevel.storage.fingerprint import fingerprint_tree
 
 _AT_ONCE = 8
-"""Batches of rows that are asked for together: what a killed evaluation generates again at most."""
+"""Batches that a model without `generate_each` is asked together: what a killed evaluation generates again at most."""
 
 
 @dataclass(frozen=True)
@@ -70,21 +71,23 @@ def answers_of(
     """
     model = asked.context.model
     tokenizer = needs(model.tokenizer, "tokenizer", "generation")
-    held = {"model": fingerprint_tree((asked.params, model.base)), "answering": asdict(answering)}
+    held = {
+        "model": fingerprint_tree((asked.params, model.base)),
+        "answering": asdict(replace(answering, stop=())),
+    }
     keys = [
         ledger.key(held, asked.context.seed, row.id, list(map(int, prompt)))
         for row, prompt in zip(rows, prompts, strict=True)
     ]
     known = {} if asked.ledger is None else asked.ledger.known(keys)
     missing = [number for number, key in enumerate(keys) if key not in known]
-    size = _AT_ONCE * asked.context.layout.rounded(asked.context.evaluation_rows)
-    for start in range(0, len(missing), size):
-        asked.pause()
-        some = missing[start : start + size]
-        for number, answer in zip(some, _generated(some, rows, prompts, answering, asked), strict=True):
-            known[keys[number]] = answer
-            if asked.ledger is not None:
-                asked.ledger.append(keys[number], answer)
+    for place, answer in _generated(
+        [rows[n] for n in missing], [prompts[n] for n in missing], answering, asked
+    ):
+        key = keys[missing[place]]
+        known[key] = {"tokens": [int(token) for token in answer.tokens], "ended": bool(answer.ended)}
+        if asked.ledger is not None:
+            asked.ledger.append(key, known[key])
     answers = [known[key] for key in keys]
     texts = [_text(answer, tokenizer, answering.stop) for answer in answers]
     return {
@@ -104,17 +107,15 @@ def cut_at(text: str, stop: Sequence[str]) -> str:
 
 
 def _generated(
-    some: Sequence[int],
-    rows: Sequence[Row],
-    prompts: Sequence[Sequence[int]],
-    answering: Answering,
-    asked: Asked,
-) -> list[dict[str, Any]]:
-    """Answers to the prompts of these numbers, as JSON knows them."""
+    rows: Sequence[Row], prompts: Sequence[Sequence[int]], answering: Answering, asked: Asked
+) -> Iterator[tuple[int, Answer]]:
+    """Numbers of prompts and their answers as they end, or in order, a few batches at a time."""
+    if not prompts:
+        return
     context = asked.context
-    generate = needs(context.model.generate, "generate", "this evaluation")
-    end = context.model.tokenizer.eos_token_id
-    sampling = context.model.sampling(
+    model, size = context.model, context.layout.rounded(context.evaluation_rows)
+    end = model.tokenizer.eos_token_id
+    sampling = model.sampling(
         max_new_tokens=answering.max_new_tokens,
         temperature=answering.temperature,
         top_k=answering.top_k,
@@ -123,14 +124,20 @@ def _generated(
     )
     keys = None
     if answering.temperature > 0:
-        numbers = np.array([zlib.crc32(rows[number].id.encode()) for number in some], np.uint32)
+        numbers = np.array([zlib.crc32(row.id.encode()) for row in rows], np.uint32)
         keys = _row_keys(jax.random.key(context.seed), numbers)
-    size = context.layout.rounded(context.evaluation_rows)
     how = {"batch_rows": size} | sharded(context.layout)
-    answers = generate(asked.params, [prompts[number] for number in some], keys, sampling, **how)
-    return [
-        {"tokens": [int(token) for token in answer.tokens], "ended": bool(answer.ended)} for answer in answers
-    ]
+    if model.generate_each is not None:
+        for answer in model.generate_each(asked.params, prompts, keys, sampling, **how):
+            yield answer
+            asked.pause()
+        return
+    generate = needs(model.generate, "generate", "a task")
+    for start in range(0, len(prompts), _AT_ONCE * size):
+        asked.pause()
+        some = slice(start, start + _AT_ONCE * size)
+        own = None if keys is None else keys[some]
+        yield from enumerate(generate(asked.params, prompts[some], own, sampling, **how), start)
 
 
 @jax.jit

@@ -124,6 +124,8 @@ class Evaluate(Move):
             raise ValueError(
                 f"two evaluations are called {twice[0]!r}: their results need names of their own"
             )
+        for task in self.tasks:
+            task.check(context)
         return super().check(state, context)
 
     def run(self, state: RunState, context: Context) -> RunState:

@@ -139,33 +139,35 @@ def test_refusals_are_counted_for_each_label(folder: Path) -> None:
 
 
 class Counting:
-    """A model that counts the prompts that it is asked, and may be killed."""
+    """A model that counts the answers that it gives, and may be killed."""
 
     def __init__(self, survives: int = 10**9):
-        self.asked: list[int] = []
+        self.given = 0
         self.survives = survives
 
     def __call__(self, params, prompts, keys, sampling, **how):
-        if len(self.asked) >= self.survives:
-            raise KeyboardInterrupt
-        self.asked += [len(prompt) for prompt in prompts]
-        return language().generate(params, prompts, keys, sampling, **how)
+        for answer in language().generate_each(params, prompts, keys, sampling, **how):
+            if self.given == self.survives:
+                raise KeyboardInterrupt
+            self.given += 1
+            yield answer
 
 
 def test_a_killed_evaluation_repeats_no_recorded_answer(folder: Path, tmp_path: Path) -> None:
     many = [{"prompt": f"say {number}"} for number in range(20)]
     task = prepared("refusal:" + write(folder, "many.jsonl", *many), OPTIONS)
-    whole = task.measure(PARAMS, context(evaluation_rows=1))
-    killed, again = Counting(survives=16), Counting()
+    whole = task.measure(PARAMS, context(replace(model(), generate_each=None)))
+    killed, again = Counting(survives=13), Counting()
     with Ledger(tmp_path / "answers.jsonl") as ledger, pytest.raises(KeyboardInterrupt):
-        task.measure(PARAMS, context(replace(model(), generate=killed), evaluation_rows=1), ledger)
+        task.measure(PARAMS, context(replace(model(), generate_each=killed)), ledger)
     with Ledger(tmp_path / "answers.jsonl") as ledger:
-        assert len(ledger) == 16
-        found = task.measure(PARAMS, context(replace(model(), generate=again), evaluation_rows=1), ledger)
+        assert len(ledger) == 13
+        found = task.measure(PARAMS, context(replace(model(), generate_each=again)), ledger)
+        assert again.given == 7
         # Other parameters, other answers.
         other = jax.tree.map(lambda x: 2 * x, PARAMS)
-        task.measure(other, context(replace(model(), generate=again), evaluation_rows=1), ledger)
-    assert (len(killed.asked), len(again.asked)) == (16, 4 + 20)
+        task.measure(other, context(replace(model(), generate_each=again)), ledger)
+    assert again.given == 7 + 20
     assert found.columns["response"].tolist() == whole.columns["response"].tolist()
 
 

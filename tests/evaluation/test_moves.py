@@ -66,7 +66,6 @@ class StopsOnce:
     def __init__(self, asked: list[int]):
         self.asked = asked
 
-    @property
     def stopping(self) -> bool:
         return bool(self.asked)
 
@@ -84,7 +83,9 @@ def test_a_stopped_run_asks_only_what_is_missing(tasks, tmp_path: Path) -> None:
         asked.append(len(prompts))
         return language().generate(params, prompts, keys, sampling, **how)
 
-    told = context(replace(model(), generate=generate), evaluation_rows=1, folder=tmp_path)
+    told = context(
+        replace(model(), generate=generate, generate_each=None), evaluation_rows=1, folder=tmp_path
+    )
     schedule = (Round((Evaluate("", tasks=tasks[1:]),)),)
     saver = StopsOnce(asked)
     with pytest.raises(Stopped):

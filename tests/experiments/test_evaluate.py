@@ -89,7 +89,7 @@ def test_run_again_it_generates_nothing_and_says_the_same(
         raise AssertionError("answers are generated again")
 
     before = (evaluated / "summary.json").read_text()
-    monkeypatch.setattr(models.LanguageModel, "generate", refuse)
+    monkeypatch.setattr(models.LanguageModel, "generate_each", refuse)
     monkeypatch.chdir(evaluated.parent)
     assert main(["--model", *two, "--task", *tasks, "--out", "out", *MORE]) == 0
     assert (evaluated / "summary.json").read_text() == before
