@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -28,15 +29,26 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 ROWS = 32
 
 
-def alternating(steps: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each, all taking turns so that a busy machine slows them alike; the first turn compiles."""
-    times: dict[str, list[float]] = {name: [] for name in steps}
+class Cost(NamedTuple):
+    """Seconds on the clock, which other work lengthens, and on all processors, which it hardly does."""
+
+    clock: float
+    processor: float
+
+    def gain(self, other: "Cost", name: str) -> str:
+        clock, processor = other.clock / self.clock, other.processor / self.processor
+        return f"   {clock:.2f} times {name} ({processor:.2f} by processor time)"
+
+
+def alternating(steps: dict[str, Callable[[], object]], repeats: int) -> dict[str, Cost]:
+    """The median cost of each, all taking turns so that a busy machine slows them alike; the first turn compiles."""
+    costs: dict[str, list[Cost]] = {name: [] for name in steps}
     for _ in range(1 + repeats):
         for name, step in steps.items():
-            began = time.perf_counter()
+            clock, processor = time.perf_counter(), time.process_time()
             step()
-            times[name].append(time.perf_counter() - began)
-    return {name: statistics.median(values[1:]) for name, values in times.items()}
+            costs[name].append(Cost(time.perf_counter() - clock, time.process_time() - processor))
+    return {name: Cost(*map(statistics.median, zip(*each[1:], strict=True))) for name, each in costs.items()}
 
 
 def prompts_of(lengths: np.ndarray, vocabulary: int) -> list[list[int]]:
@@ -80,9 +92,9 @@ def compare_with_transformers(folder: Path, repeats: int) -> None:
     medians = alternating(steps, repeats)
     print(f"{ROWS} prompts of 8 to 64 tokens, {new} new tokens each, median of {repeats}")
     peer = medians.get("transformers greedy")
-    for name, seconds in medians.items():
-        gain = f"   {peer / seconds:.2f} times transformers" if peer and name.startswith("jax") else ""
-        print(f"  {name:28} {ROWS * new / seconds:8.0f} tokens a second{gain}")
+    for name, cost in medians.items():
+        gain = cost.gain(peer, "transformers") if peer and name.startswith("jax") else ""
+        print(f"  {name:28} {ROWS * new / cost.clock:8.0f} tokens a second{gain}")
 
 
 def pool_lengths(rows: Path, tokenizer: Path, limit: int) -> tuple[np.ndarray, np.ndarray]:
@@ -113,9 +125,9 @@ def compare_queue(folder: Path, prompt_lengths: np.ndarray, answer_lengths: np.n
         f"{len(prompts)} prompts of {prompt_lengths.mean():.0f} tokens ({prompt_lengths.max()} at most), answers of "
         f"{answer_lengths.mean():.0f} ({answer_lengths.max()}), {ROWS} rows side by side, median of {repeats}"
     )
-    for name, seconds in medians.items():
-        gain = f"   {medians['padded batches'] / seconds:.2f} times padded" if name == "queue" else ""
-        print(f"  {name:28} {answer_lengths.sum() / seconds:8.0f} tokens a second{gain}")
+    for name, cost in medians.items():
+        gain = cost.gain(medians["padded batches"], "padded") if name == "queue" else ""
+        print(f"  {name:28} {answer_lengths.sum() / cost.clock:8.0f} tokens a second{gain}")
 
 
 def main() -> None:

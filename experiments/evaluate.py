@@ -114,9 +114,9 @@ def run(config: Evaluate) -> None:
     tasks = read_tasks(config.task, config.tasks.options, config.tasks.limit)
     named = names_of(config.model)
     candidates = {name: candidate(place, tasks, config) for name, place in named.items()}
+    folder = open_folder(config)
     for line in _notices(tasks, candidates):
         print(f"note: {line}", file=sys.stderr)
-    folder = open_folder(config)
     enable_compilation_cache()
     layout = data_layout()
     with Ledger(folder / f"answers-{config.dtype}.jsonl") as ledger:

@@ -126,7 +126,7 @@ class Kind(ABC):
 
 def sharded(layout: Layout) -> dict[str, Any]:
     """What a model's `generate` and `choices` are told of the devices, {} for one alone."""
-    return {} if layout.shares == 1 else {"sharding": layout.by_rows}
+    return {} if layout.shares == 1 else {"sharding": layout.rows}
 
 
 def too_long(row: Row, tokens: int, others: int, total: int, reading: Reading) -> InputError:

@@ -59,8 +59,8 @@ class Layout:
         return NamedSharding(self.mesh, PartitionSpec())
 
     @property
-    def by_rows(self) -> NamedSharding:
-        """Where an array lies whose first axis counts rows, split over the devices."""
+    def rows(self) -> NamedSharding:
+        """Where an array goes whose first axis counts rows."""
         return NamedSharding(self.mesh, PartitionSpec(self.batch_axes))
 
     def rounded(self, rows: int) -> int:

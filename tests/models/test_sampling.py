@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType
 
 import models
+from bilevel import as_model
+from bilevel.layout import Layout
 from models import Answer, DecoderConfig, ModelError, RopeScaling, Sampling, lora, rollout
 from models.distribution import filtered
 from models.sampling import filters_of
@@ -138,9 +140,8 @@ def test_one_prompt_alone_says_what_it_says_among_others() -> None:
 
 
 def test_eight_devices_say_what_one_says_and_each_holds_its_rows() -> None:
-    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
-    sharding = NamedSharding(mesh, PartitionSpec("data"))
-    params = jax.device_put(PARAMS, NamedSharding(mesh, PartitionSpec()))
+    layout = Layout(jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2))
+    sharding, params = layout.rows, layout.replicate(PARAMS)
     answers = models.generate(params, PROMPTS, KEYS, WARM, CONFIG, batch_rows=4, sharding=sharding)
     assert tokens_of(answers) == tokens_of(warm_answers())
     state = rollout.begin(
@@ -182,7 +183,7 @@ def test_other_prompts_and_settings_compile_nothing(monkeypatch: pytest.MonkeyPa
         models.generate(PARAMS, [[1] * 17], None, Sampling(NEW), config)
 
 
-def test_adapters_are_heard() -> None:
+def test_adapters_are_heard_and_runs_may_ask() -> None:
     config, params = FAMILIES["qwen3"], params_of(FAMILIES["qwen3"])
     adapter = models.LoraConfig(2, 16.0, ("query", "value"))
     model = models.LanguageModel(
@@ -191,12 +192,16 @@ def test_adapters_are_heard() -> None:
     tuned = jax.tree.map(lambda x: x + 0.5 * jnp.sin(1e3 * x + 1), model.params)
     prompts = [[1, 2, 3], [4], [5, 6, 7, 8, 9]]
     expected = models.generate(lora.merge(params, tuned, adapter), prompts, None, Sampling(12), config)
-    answers = model.generate(tuned, prompts, None, Sampling(12))
+    answers = as_model(model).generate(tuned, prompts, None, Sampling(12))
     assert tokens_of(answers) == tokens_of(expected)
     assert tokens_of(answers) != tokens_of(model.generate(model.params, prompts, None, Sampling(12)))
     assert tokens_of(answers) == tokens_of(
-        [answer for _, answer in sorted(model.generate_each(tuned, prompts, None, Sampling(12)))]
+        [answer for _, answer in sorted(as_model(model).generate_each(tuned, prompts, None, Sampling(12)))]
     )
+    scores = as_model(model).choices(tuned, prompts, [[answer.tokens] for answer in answers])
+    for answer, score in zip(answers, scores, strict=True):
+        np.testing.assert_allclose(score.log_likelihoods, [answer.policy.sum()], atol=1e-4)
+        assert score.greedy.tolist() == [True]
 
 
 def test_bfloat16_products_are_kept_in_the_cache_and_summed_in_float32() -> None:
