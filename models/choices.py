@@ -207,7 +207,7 @@ def _check(
     # Prompts often share one list, which is then looked at once.
     seen: set[int] = set()
     for number, (prompt, choices) in enumerate(zip(prompts, continuations, strict=True)):
-        if not choices:
+        if len(choices) == 0:
             raise ModelError(f"prompt {number} has no continuation to score: give it one at least")
         if id(choices) not in seen:
             seen.add(id(choices))

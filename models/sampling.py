@@ -163,6 +163,16 @@ def generate_each(
     Raises:
         ModelError: before anything is computed, for prompts that are empty, hold tokens that the model does not know
             or leave it no room, and for keys and limits that do not fit them.
+
+    Examples:
+        >>> from models import init, small
+        >>> config = small(13, 8, heads=2, kv_heads=1, mlp_width=8)
+        >>> params, sampling = init(config, jax.random.key(0)), Sampling(3, temperature=1.0)
+        >>> prompts, keys = [[1, 2, 3], [4]], row_keys(jax.random.key(1), [0, 1])
+        >>> for number, answer in generate_each(params, prompts, keys, sampling, config, limits=[3, 1]):
+        ...     print(number, answer.tokens.shape)
+        0 (3,)
+        1 (1,)
     """
     most = _limits(prompts, keys, sampling, config, limits)
     if batch_rows < 1:
@@ -174,7 +184,7 @@ def generate_each(
     if attention != "auto" and attention not in PATHS:
         raise ModelError(f"unknown attention {attention!r}: choose one of auto, {', '.join(sorted(PATHS))}")
     program = Program(config, attention, implementation, sharding)
-    if not prompts:
+    if len(prompts) == 0:
         return iter(())
     rows = finished_rows(params, prompts, data, most, drawing, program, batch_rows)
     return ((number, _answer(found, row)) for number, found, row in rows)

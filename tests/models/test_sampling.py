@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import cache
+from itertools import pairwise
 
 import chex
 import jax
@@ -15,7 +16,7 @@ from jax.sharding import AxisType
 import models
 from bilevel import as_model
 from bilevel.layout import Layout
-from models import Answer, DecoderConfig, ModelError, RopeScaling, Sampling, lora, rollout
+from models import Answer, DecoderConfig, ModelError, RopeScaling, Sampling, lora, queue, rollout
 from models.distribution import filtered
 from models.sampling import filters_of
 from tests.models.folders import FAMILIES, params_of
@@ -91,6 +92,32 @@ def test_greedy_equals_the_uncached_argmax(name: str) -> None:
         np.testing.assert_allclose(answer.policy, after[np.arange(NEW), answer.tokens], atol=1e-4)
         assert not np.any(answer.behaviour)
         assert not answer.ended
+
+
+@pytest.mark.parametrize("window", [None, 70])
+def test_long_rows_are_remembered_as_room_grows_and_shrinks(
+    window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(CONFIG, max_positions=256, window=window)
+    rng, limits = np.random.default_rng(0), [100, 20, 30, 20, 110]
+    prompts = [rng.integers(0, 19, length).tolist() for length in (50, 40, 30, 9, 1)]
+    sizes = []
+    monkeypatch.setattr(
+        queue, "resized", lambda *given, of=queue.resized: sizes.append(given[1]) or of(*given)
+    )
+    answers = models.generate(PARAMS, prompts, None, Sampling(150), config, limits=limits, batch_rows=2)
+    changes = {size > before for before, size in pairwise(sizes) if size != before}
+    assert changes == ({True, False} if window is None else set())
+    tokens, segments = np.zeros((2, len(prompts), 256), np.int32)
+    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        whole = [*prompt, *answer.tokens]
+        tokens[row, : len(whole)], segments[row, : len(whole)] = whole, 1
+    scores = np.asarray(logits_of(PARAMS, tokens, segments, config))
+    for row, (prompt, answer, limit) in enumerate(zip(prompts, answers, limits, strict=True)):
+        at = slice(len(prompt) - 1, len(prompt) - 1 + limit)
+        assert answer.tokens.tolist() == np.argmax(scores[row, at], axis=-1).tolist()
+        after = log_softmax(scores[row, at])
+        np.testing.assert_allclose(answer.policy, after[np.arange(limit), answer.tokens], atol=1e-4)
 
 
 def test_log_probabilities_are_those_of_a_pass_over_the_whole_row() -> None:
