@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from bilevel.evaluation.measured import FOLDER, read_measured
-from bilevel.evaluation.section import evaluation_section
+from bilevel.evaluation.section import evaluation_section, evaluation_text
 from bilevel.evaluation.task import PreparedTask
 from bilevel.report.sections import write_section
-from bilevel.report.table import method_title
+from bilevel.report.table import Column, method_title, result_columns
 
 WHOSE = "all methods"
 
@@ -26,16 +26,25 @@ def task_numbers(
     }
 
 
-def leave_evaluation(folder: Path, methods: Iterable[str], tasks: Sequence[PreparedTask]) -> None:
+def leave_evaluation(folder: Path, methods: Iterable[str], tasks: Sequence[PreparedTask]) -> str:
     """Adds to a run's report what its methods' models made of tasks, beside one another.
 
     Args:
         folder: the run folder, of a run whose methods are all finished.
         methods: those that ran.
         tasks: what their models were asked.
+
+    Returns:
+        The same as a table in plain text, "" without tasks.
     """
     if not tasks:
-        return
+        return ""
     names = [task.name for task in tasks]
     found = {method_title(method): read_measured(folder / FOLDER / method, names) for method in methods}
     write_section(folder, WHOSE, evaluation_section(found))
+    return evaluation_text(found)
+
+
+def without_tasks(results: Mapping[str, Mapping[str, float | None]]) -> tuple[Column, ...]:
+    """Columns of a run's results but for those of tasks, which have a table of their own."""
+    return tuple(column for column in result_columns(results.values()) if "/" not in column.key)

@@ -18,7 +18,7 @@ from bilevel.report.sections import write_section
 from bilevel.report.table import format_table, method_title
 from bilevel.runs.config_file import plain_config
 from bilevel.runs.ending import ending_well
-from bilevel.runs.evaluating import leave_evaluation, task_numbers
+from bilevel.runs.evaluating import leave_evaluation, task_numbers, without_tasks
 from bilevel.runs.job import Job
 from bilevel.runs.leaving import leave_model, leave_rows, result_line
 from bilevel.runs.metrics import FILE as METRICS
@@ -104,10 +104,12 @@ def run_job(
         for sink in sinks:
             sink.summarise(results)
         write_timings(path)
-        leave_evaluation(path, job.methods, job.tasks)
+        answered = leave_evaluation(path, job.methods, job.tasks)
         write_model_card(path)
         report = write_report(path)
-    print(format_table(results))
+    print(format_table(results, without_tasks(results)))
+    if answered:
+        print(f"\n{answered}\n")
     print(f"report: {report}")
     return path
 
