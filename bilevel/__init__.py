@@ -30,6 +30,7 @@ _SUBPACKAGES = (
     "core",
     "data",
     "errors",
+    "evaluation",
     "layout",
     "methods",
     "objectives",
