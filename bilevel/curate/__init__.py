@@ -1,0 +1,13 @@
+"""What rows are worth by themselves: neighbours, diverse selection, thresholds; signals that a model gives."""
+
+from bilevel.curate.greedy import Picks as Picks
+from bilevel.curate.greedy import pick_diverse as pick_diverse
+from bilevel.curate.nearest import Neighbours as Neighbours
+from bilevel.curate.nearest import neighbours as neighbours
+from bilevel.curate.ngrams import NgramDiversity as NgramDiversity
+from bilevel.curate.ngrams import ngram_diversity as ngram_diversity
+from bilevel.curate.order import reordered as reordered
+from bilevel.curate.terms import Terms as Terms
+from bilevel.curate.terms import token_terms as token_terms
+from bilevel.curate.terms import word_terms as word_terms
+from bilevel.curate.thresholds import Threshold as Threshold
