@@ -23,11 +23,11 @@ class Neighbours(NamedTuple):
 
     Attributes:
         similarity: cosines, in [-1, 1].
-        index: row ids.
+        ids: row ids.
     """
 
     similarity: Float[np.ndarray, "rows k"]
-    index: Int[np.ndarray, "rows k"]
+    ids: Int[np.ndarray, "rows k"]
 
 
 def neighbours(
@@ -40,8 +40,8 @@ def neighbours(
     cosine with a vector of zeros is 0.
 
     >>> found = neighbours(np.array([[1.0, 0.0], [0.0, 2.0], [3.0, 3.0]], np.float32), k=1)
-    >>> found.index.ravel().tolist(), found.similarity.round(3).ravel().tolist()
-    ([2, 2, 0], [0.707, 0.707, 0.707])
+    >>> found.ids.ravel().tolist(), [f"{cosine:.3f}" for cosine in found.similarity.ravel()]
+    ([2, 2, 0], ['0.707', '0.707', '0.707'])
 
     Args:
         vectors: a vector a row, such as `bilevel.curate.prompt_embeddings` gives.

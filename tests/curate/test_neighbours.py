@@ -40,7 +40,7 @@ def test_neighbours_are_those_of_all_similarities_at_once(small_blocks, rows, wi
     similarity, index = dense(vectors, k)
     assert found.similarity.dtype == np.float32
     np.testing.assert_allclose(found.similarity, similarity, atol=1e-6)
-    np.testing.assert_array_equal(found.index, index)
+    np.testing.assert_array_equal(found.ids, index)
 
 
 def test_duplicates_are_neighbours_and_equally_near_rows_come_in_order(small_blocks):
@@ -49,23 +49,23 @@ def test_duplicates_are_neighbours_and_equally_near_rows_come_in_order(small_blo
     vectors = np.eye(8, dtype=np.float32)[rng.integers(0, 8, 400)] * 2.0
     found = neighbours(vectors, 7)
     similarity, index = dense(vectors, 7)
-    np.testing.assert_array_equal(found.index, index)
+    np.testing.assert_array_equal(found.ids, index)
     np.testing.assert_array_equal(found.similarity, similarity)
-    assert np.all(found.index != np.arange(400)[:, None])
+    assert np.all(found.ids != np.arange(400)[:, None])
 
 
 def test_vectors_of_zeros_and_of_any_length_are_compared_by_direction(small_blocks):
     vectors = np.array([[0, 0], [1e30, 0], [1e-30, 1e-30], [0, 5e25]], np.float32)
     found = neighbours(vectors, 3)
     np.testing.assert_allclose(found.similarity[0], 0.0, atol=0)
-    assert found.index[0].tolist() == [1, 2, 3]
+    assert found.ids[0].tolist() == [1, 2, 3]
     np.testing.assert_allclose(found.similarity[2], [0.5**0.5, 0.5**0.5, 0.0], rtol=1e-6)
 
 
 def test_eight_devices_find_the_neighbours_of_one(small_blocks):
     vectors = np.random.default_rng(1).normal(size=(203, 6)).astype(np.float32)
     one, eight = neighbours(vectors, 3), neighbours(vectors, 3, data_layout(jax.devices()))
-    np.testing.assert_array_equal(eight.index, one.index)
+    np.testing.assert_array_equal(eight.ids, one.ids)
     np.testing.assert_allclose(eight.similarity, one.similarity, atol=1e-6)
 
 
