@@ -7,6 +7,9 @@ from bilevel.curate.nearest import neighbours as neighbours
 from bilevel.curate.ngrams import NgramDiversity as NgramDiversity
 from bilevel.curate.ngrams import ngram_diversity as ngram_diversity
 from bilevel.curate.order import reordered as reordered
+from bilevel.curate.selection import Selection as Selection
+from bilevel.curate.selection import response_texts as response_texts
+from bilevel.curate.selection import select_hard_and_diverse as select_hard_and_diverse
 from bilevel.curate.signals import RESPONSE_LOSS as RESPONSE_LOSS
 from bilevel.curate.signals import complexity as complexity
 from bilevel.curate.signals import measure_rows as measure_rows

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from bilevel.data import EncodedRows, PackedRows
+from bilevel.data import Dataset, EncodedRows, PackedRows
 from bilevel.errors import InputError
 from bilevel.schedule.score import Asked
 
@@ -69,14 +69,12 @@ def row_digests(rows: EncodedRows, ids: Int[np.ndarray, " rows"]) -> list[str]:
     ]
 
 
-def token_rows(asked: Asked, what: str) -> EncodedRows:
+def token_rows(dataset: Dataset, what: str) -> EncodedRows:
     """The rows as tokens.
 
     Raises:
         InputError: they are no text.
     """
-    if not isinstance(asked.dataset, EncodedRows):
-        raise InputError(
-            f"{what} is measured of rows of tokens alone: these are {type(asked.dataset).__name__}"
-        )
-    return asked.dataset
+    if not isinstance(dataset, EncodedRows):
+        raise InputError(f"{what} is measured of rows of tokens alone: these are {type(dataset).__name__}")
+    return dataset

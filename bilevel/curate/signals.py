@@ -14,6 +14,7 @@ from bilevel.core.tree import PyTree
 from bilevel.curate.nearest import neighbours
 from bilevel.curate.ngrams import ngram_diversity
 from bilevel.curate.passes import filled, row_digests, row_pass, token_rows
+from bilevel.curate.selection import Counted
 from bilevel.data import Dataset, EncodedRows
 from bilevel.data.parts import prompts, responses, with_and_without_prompt
 from bilevel.layout import Layout, data_layout
@@ -23,7 +24,6 @@ from bilevel.schedule.moves import needs
 from bilevel.schedule.score import Asked, Columns, Measure
 
 Ratio = Literal["perplexity", "loss"]
-Counted = Literal["words", "tokens"]
 CONDITIONAL, UNCONDITIONAL = "_conditional", "_unconditional"
 
 
@@ -56,7 +56,7 @@ def measure_rows(
 
 
 def _response_loss(asked: Asked, ids: Int[np.ndarray, " rows"]) -> Columns:
-    rows = token_rows(asked, "the response loss")
+    rows = token_rows(asked.dataset, "the response loss")
     losses = row_pass(asked, asked.context.model.first_order, rows, filled(asked, ids), "rows")
     return {"": _means(losses)[: len(ids)]}
 
@@ -64,7 +64,7 @@ def _response_loss(asked: Asked, ids: Int[np.ndarray, " rows"]) -> Columns:
 RESPONSE_LOSS = Measure(
     "response loss",
     _response_loss,
-    contents=lambda asked, ids: row_digests(token_rows(asked, "the response loss"), ids),
+    contents=lambda asked, ids: row_digests(token_rows(asked.dataset, "the response loss"), ids),
 )
 """The mean token loss of a row's response, in nats, nan without one: as `ROW_LOSS`, packed and kept by content."""
 
@@ -91,7 +91,7 @@ def complexity(of: Ratio = "perplexity", header: Sequence[int] | None = None) ->
     """
 
     def both(asked: Asked) -> EncodedRows:
-        rows = token_rows(asked, "complexity")
+        rows = token_rows(asked.dataset, "complexity")
 
         def made() -> EncodedRows:
             start = getattr(asked.context.model.tokenizer, "bos_token_id", None)
@@ -131,7 +131,7 @@ def prompt_embeddings(asked: Asked, ids: Int[np.ndarray, " rows"]) -> Float[np.n
     """
     context = asked.context
     embed = needs(context.model.embed, "embed, a vector for each row", "a prompt's embedding")
-    rows = token_rows(asked, "an embedding")
+    rows = token_rows(asked.dataset, "an embedding")
     asks = context.kept.get(("prompts", rows.fingerprint), lambda: prompts(rows))
     size = context.layout.rounded(context.evaluation_rows)
 
@@ -177,7 +177,7 @@ def ngrams(size: int = 3, of: Counted = "words") -> Measure:
     """
 
     def run(asked: Asked, ids: Int[np.ndarray, " rows"]) -> Columns:
-        rows = token_rows(asked, "n-gram diversity")
+        rows = token_rows(asked.dataset, "n-gram diversity")
         first, end = responses(rows)
         found = ngram_diversity(
             [rows.rows[row].output for row in ids]

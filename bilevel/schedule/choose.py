@@ -93,6 +93,37 @@ def top_share(signal: str, share: float) -> Rule:
 
 
 @dataclass(frozen=True)
+class CountUses(Move):
+    """Counts how often each row stands in some sets, into a signal whose mean over all rows is 1.
+
+    Of the sets that a model was trained on, one after the other, that is what each row weighed.
+
+    Attributes:
+        sets: their names, one as often as it was used.
+        into: the signal's name.
+        over: which data set.
+    """
+
+    sets: tuple[str, ...]
+    into: str
+    over: str = "pool"
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (f"data:{self.over}", *(f"set:{name}" for name in self.sets))
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        return (f"signal:{self.into}",)
+
+    def run(self, state: RunState, context: Context) -> RunState:
+        used = np.concatenate([state.rows(name, self.over) for name in self.sets])
+        rows = len(state.data[self.over])
+        counts = np.bincount(used, minlength=rows) * (rows / max(1, len(used)))
+        return state.with_signal(self.into, counts.astype(np.float32), self.over)
+
+
+@dataclass(frozen=True)
 class Changed:
     """Rows after a change.
 
