@@ -86,12 +86,7 @@ def pick_diverse(
     scores = np.asarray(complexity, np.float64)
     worth = np.ones(width) if weights is None else np.array(weights, np.float64)
     check_ranges(
-        {
-            "complexity": scores.shape,
-            "weights": worth.shape,
-            "count": count,
-            "decay": decay,
-        },
+        {"complexity": scores.shape, "weights": worth.shape, "count": count, "decay": decay},
         ("complexity", scores.shape == (rows,), f"one score for each of {rows} rows"),
         ("weights", worth.shape == (width,), f"one weight for each of {width} terms"),
         ("count", count >= 0, "0 or more"),
@@ -103,36 +98,47 @@ def pick_diverse(
     data, columns, borders = matrix.data.astype(np.float64), matrix.indices, matrix.indptr
     sizes = np.sqrt(np.maximum(np.diff(borders), 1)) if lengths == "root" else np.ones(rows)
 
-    def diversity(row: int) -> float:
-        here = slice(borders[row], borders[row + 1])
-        return math.fsum((data[here] * worth[columns[here]]).tolist()) / float(sizes[row])
-
-    bounds = np.where(np.isfinite(scores), scores, 0.0) * (matrix @ worth) / sizes * _ABOVE
-    # When a bound was computed: a bound is a score if nothing was picked since. -1: never exactly.
+    factors = np.where(np.isfinite(scores), scores, 0.0) / sizes
+    bounds = factors * (matrix @ worth) * _ABOVE
+    # (minus the bound, row, when it was found). A bound is found twice after a pick, cheaply and then exactly; one that
+    # was found exactly and after the last pick is the score, and on top no other bound reaches it.
     heap = [(-float(bounds[row]), int(row), -1) for row in np.flatnonzero(bounds > 0)]
     heapq.heapify(heap)
-    picked: list[tuple[int, float]] = []
-    # Of the row on top, kept from its last evaluation.
-    last: dict[int, float] = {}
+    picked, gains = list[int](), list[float]()
     while heap and len(picked) < count:
         _, row, when = heap[0]
-        if when == len(picked):
+        here = slice(borders[row], borders[row + 1])
+        now, exactly = 2 * len(picked), 2 * len(picked) + 1
+        if when == exactly:
             heapq.heappop(heap)
-            picked.append((row, last.pop(row)))
-            worth[columns[borders[row] : borders[row + 1]]] *= decay
-            continue
-        last[row] = diversity(row)
-        score = float(scores[row]) * last[row]
-        if score > 0:
-            heapq.heapreplace(heap, (-score, row, len(picked)))
+            gains.append(_diversity(data[here], worth[columns[here]], sizes[row]))
+            picked.append(row)
+            worth[columns[here]] *= decay
+        elif when == now:
+            score = float(scores[row]) * _diversity(data[here], worth[columns[here]], sizes[row])
+            _replace_top(heap, score, row, exactly)
         else:
-            heapq.heappop(heap)
-            del last[row]
-    ids = np.array([row for row, _ in picked], np.int64)
+            rough = float(np.dot(data[here], worth[columns[here]]))
+            _replace_top(heap, float(factors[row]) * rough * _ABOVE, row, now)
     return Picks(
-        ids,
-        scores[ids],
-        np.array([value for _, value in picked], np.float64),
+        np.array(picked, np.int64),
+        scores[np.array(picked, np.int64)],
+        np.array(gains, np.float64),
         len(picked) if len(picked) < count else None,
         worth,
     )
+
+
+def _diversity(
+    values: Float[np.ndarray, " terms"], weights: Float[np.ndarray, " terms"], size: float
+) -> float:
+    """S_DIV of a row, the sum exactly rounded."""
+    return math.fsum((values * weights).tolist()) / float(size)
+
+
+def _replace_top(heap: list[tuple[float, int, int]], bound: float, row: int, when: int) -> None:
+    """Puts another bound of the row on top where it belongs; a row that scores 0 goes."""
+    if bound > 0:
+        heapq.heapreplace(heap, (-bound, row, when))
+    else:
+        heapq.heappop(heap)

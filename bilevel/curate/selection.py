@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from bilevel.curate.greedy import Lengths, pick_diverse
 from bilevel.curate.terms import Terms, token_terms, word_terms
@@ -15,8 +15,8 @@ from bilevel.data.parts import responses
 from bilevel.errors import InputError
 
 Counted = Literal["words", "tokens"]
-Texts = Sequence[str] | tuple[Int[np.ndarray, "rows positions"], Bool[np.ndarray, "rows positions"]]
-"""Texts, or token ids and which of them count."""
+Texts = Sequence[str] | tuple[np.ndarray, np.ndarray]
+"""Texts, or token ids and which of them count, both [rows, positions]."""
 
 
 class Selection(NamedTuple):
