@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from bilevel.data.corpus import Shares
 from bilevel.methods import IterITSettings, TrainingSettings
 from bilevel.runs.run_options import RunOptions
 from experiments.options import CorpusOptions, DataOptions, LoraOptions, ModelOptions
@@ -17,9 +18,8 @@ from experiments.options import CorpusOptions, DataOptions, LoraOptions, ModelOp
 class IterITAlpaca:
     """Trains on a few rows, chosen anew for every epoch by how hard they are for the model now and how different.
 
-    Without files it makes its own rows: a corpus of short instructions, 40% of them faulty, and a small Llama from
-    random weights, which first gets some experience of a few rows, as a model that knows nothing cannot say what is
-    hard. It then compares IterIT with as many rows at random, with the longest, with those of the highest complexity
+    Without files it makes its own rows: a corpus of short instructions, and a small Llama from random weights, which
+    first gets some experience of a tenth of the rows, as a model that knows nothing cannot say what is hard. It then compares IterIT with as many rows at random, with the longest, with those of the highest complexity
     ratio and of ratio times diversity, chosen once, and with all rows.
 
     Your own rows and model, all of its parameters or a low-rank adapter beside them:
@@ -52,12 +52,23 @@ class IterITAlpaca:
 
 
 PRESETS = {
+    # The corpus answers in a word or a number, which words of two letters or more would leave out. Its faults are rows
+    # whose prompt does not help, and so "hard": without them it shows what choosing can do, with them (--corpus.shares
+    # .fault 0.4) what it cannot.
     "tiny": IterITAlpaca(
+        corpus=CorpusOptions(shares=Shares(fault=0.0)),
         training=TrainingSettings(
-            batch_rows=16, upper_rows=16, packing="auto", learning_rate=4e-3, weight_decay=0.3
+            batch_rows=16, upper_rows=16, packing="auto", learning_rate=2e-3, weight_decay=0.3
         ),
-        # The corpus answers in a word or a number, which words of two letters or more would leave out.
-        iterit=IterITSettings(ngrams="tokens", experience=0.2, experience_steps=600),
+        iterit=IterITSettings(
+            epochs=6,
+            pool_factor=1.0,
+            ngrams="tokens",
+            lengths="root",
+            experience=0.1,
+            experience_steps=400,
+            experience_rate=4e-3,
+        ),
     ),
     # scripts/train_IterIT.sh of the authors' repository (JiaQiSJTU/IterIT, 433ac6f), but for AdamW on bfloat16 weights:
     # what is trained stays float32 here. Batches of 32 in micro-batches of 1.

@@ -45,12 +45,14 @@ class SubsetSettings:
         experience: share of the pool, drawn once, that the model is trained on before all else, for models from random
             weights: a model that has learned nothing cannot say what is hard. 0 for a model that knows something.
         experience_steps: optimizer steps on it, under an optimizer of their own.
+        experience_rate: its peak learning rate; None for that of the training.
     """
 
     share: float = 0.05
     epochs: int = 3
     experience: float = 0.0
     experience_steps: int = 0
+    experience_rate: float | None = None
 
     def __post_init__(self) -> None:
         check_ranges(
@@ -59,6 +61,7 @@ class SubsetSettings:
             ("epochs", self.epochs >= 1, "1 or more"),
             ("experience", 0 <= self.experience <= 1, "in [0, 1]"),
             ("experience_steps", self.experience_steps >= 0, "0 or more"),
+            ("experience_rate", self.experience_rate is None or self.experience_rate > 0, "positive"),
         )
         if (self.experience > 0) != (self.experience_steps > 0):
             raise ValueError("experience is a share of the rows and steps on them: give both, or neither")
@@ -106,7 +109,8 @@ class Epochs:
             self.model.first_order, uniform(), upper or mean_loss(self.model.first_order)
         )
         self.solver = self._solver(replace(training, steps=steps, epochs=None))
-        self._first = self._solver(replace(training, steps=max(1, settings.experience_steps), epochs=None))
+        rate, first = settings.experience_rate or training.learning_rate, max(1, settings.experience_steps)
+        self._first = self._solver(replace(training, steps=first, epochs=None, learning_rate=rate))
 
     def train(self, chosen: str, first: bool) -> Train:
         """One pass over a row set, each of its rows once.
