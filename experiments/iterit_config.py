@@ -19,8 +19,9 @@ class IterITAlpaca:
     """Trains on a few rows, chosen anew for every epoch by how hard they are for the model now and how different.
 
     Without files it makes its own rows: a corpus of short instructions, and a small Llama from random weights, which
-    first gets some experience of a tenth of the rows, as a model that knows nothing cannot say what is hard. It then compares IterIT with as many rows at random, with the longest, with those of the highest complexity
-    ratio and of ratio times diversity, chosen once, and with all rows.
+    first gets some experience of a tenth of the rows, as a model that knows nothing cannot say what is hard. It then
+    compares IterIT with as many rows at random, with the longest, with those of the highest complexity ratio and of
+    ratio times diversity, chosen once, and with all rows.
 
     Your own rows and model, all of its parameters or a low-rank adapter beside them:
 
