@@ -1,4 +1,4 @@
-"""Choosing rows: lazy greedy beside the plain loop, blocked neighbours beside scikit-learn, packed beside padded signals.
+"""Choosing rows: lazy greedy beside plain loops, blocked neighbours beside scikit-learn, packed beside padded passes.
 
     python benchmarks/curate.py [--parts greedy,neighbours,signals] [--rows-of POOL.jsonl] [--tokenizer FOLDER]
 
@@ -41,8 +41,7 @@ def texts(rows: int) -> list[str]:
 
 def published_loop(complexity: np.ndarray, terms, count: int, decay: float) -> list[int]:
     """As published: row sums of the weighted matrix for every pick, its columns scaled where they stand."""
-    weighted, picked = terms.tolil(), []
-    weighted = weighted.tocsc()
+    weighted, picked = terms.tocsc(), []
     for _ in range(count):
         scores = complexity * np.asarray(weighted.sum(axis=1)).ravel()
         scores[picked] = 0.0
@@ -115,7 +114,8 @@ def nearest(rows: int = ROWS) -> None:
         peers = (time.perf_counter() - began) * rows / prefix
         agree = np.mean(found[:, 1:] == ours.ids[:prefix])
         print(
-            f"  scikit-learn, {name:18} {peers:8.1f} s  from {prefix} queries; {peers / seconds:.2f} times blocked, {agree:.1%} agree"
+            f"  scikit-learn, {name:18} {peers:8.1f} s  from {prefix} queries; {peers / seconds:.2f} times blocked, "
+            f"{agree:.1%} agree"
         )
 
 

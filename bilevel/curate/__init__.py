@@ -1,7 +1,16 @@
 """What rows are worth by themselves: neighbours, diverse selection, thresholds; signals that a model gives."""
 
+from bilevel.curate.gates import Gate as Gate
+from bilevel.curate.gates import LengthBounds as LengthBounds
+from bilevel.curate.gates import NoNearCopy as NoNearCopy
+from bilevel.curate.gates import Rewrite as Rewrite
+from bilevel.curate.gates import first_reason as first_reason
+from bilevel.curate.gates import higher_than_before as higher_than_before
+from bilevel.curate.gates import lower_than_before as lower_than_before
+from bilevel.curate.gates import not_empty as not_empty
 from bilevel.curate.greedy import Picks as Picks
 from bilevel.curate.greedy import pick_diverse as pick_diverse
+from bilevel.curate.merge import merged as merged
 from bilevel.curate.nearest import Neighbours as Neighbours
 from bilevel.curate.nearest import neighbours as neighbours
 from bilevel.curate.ngrams import NgramDiversity as NgramDiversity

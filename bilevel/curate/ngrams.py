@@ -49,22 +49,29 @@ def ngram_diversity(rows: Sequence[str] | Sequence[Sequence[int]], size: int = 3
     tokens, inside = _as_tokens(rows)
     row, run = token_runs(tokens, inside, size)
     total = np.bincount(row, minlength=len(rows))
-    known, number = np.unique(run, return_inverse=True)
+    different_runs, number = np.unique(run, return_inverse=True)
     pairs = np.unique(np.stack([number, row]), axis=1)
     different = np.bincount(pairs[1], minlength=len(rows))
-    alone = np.bincount(pairs[0], minlength=len(known))[pairs[0]] == 1
+    alone = np.bincount(pairs[0], minlength=len(different_runs))[pairs[0]] == 1
     own = np.bincount(pairs[1], alone, len(rows))
     with np.errstate(invalid="ignore"):
-        together = len(known) / len(run) if len(run) else float("nan")
+        together = len(different_runs) / len(run) if len(run) else float("nan")
         return NgramDiversity(different / total, own / different, together)
 
 
+def words(text: str) -> list[str]:
+    """The words and marks of a text, in lower case.
+
+    >>> words("A cat, sat.")
+    ['a', 'cat', ',', 'sat', '.']
+    """
+    return _WORD.findall(text.lower())
+
+
 def _as_tokens(rows: Sequence[str] | Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-    words: dict[str, int] = {}
+    known: dict[str, int] = {}
     numbered = [
-        [words.setdefault(word, len(words)) for word in _WORD.findall(row.lower())]
-        if isinstance(row, str)
-        else row
+        [known.setdefault(word, len(known)) for word in words(row)] if isinstance(row, str) else row
         for row in rows
     ]
     lengths = np.array([len(row) for row in numbered], np.int64)
