@@ -32,8 +32,8 @@ from tests.methods.iterit_toy import (
 )
 
 
-def test_the_baseline_measures_and_chooses_once(whole):
-    state, _, _ = whole
+def test_the_baseline_measures_and_chooses_once():
+    state = choosing(epochs=1)
     method = iterit(MODEL, DATA, training=TRAINING, settings=changed(mode="baseline"))
     assert method.lower_steps == METHOD.lower_steps
     once = choosing(mode="baseline")
