@@ -13,6 +13,8 @@ Names load when they are first used, so that `import bilevel` stays light and st
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from bilevel.shadowed import uncover_models
+
 if TYPE_CHECKING:
     from bilevel.methods import Method as Method
     from bilevel.methods import TrainingSettings as TrainingSettings
@@ -49,6 +51,8 @@ _HOMES = {
 }
 
 __all__ = ["Finished", "Method", "Model", "TrainingSettings", "__version__", "as_model", "job", "run"]
+
+uncover_models()
 
 
 def __getattr__(name: str) -> Any:

@@ -15,8 +15,10 @@ from jaxtyping import install_import_hook
 from tests import typechecker
 from tests.measuring import Compilations, Measuring, check_programs
 
-# The hook rewrites modules as they are imported, so it stands before any import of ours.
-install_import_hook(["bilevel", "models"], f"{typechecker.__name__}.check")
+# The hook rewrites modules as they are imported, so it stands before any import of ours. It makes tracing dearer, and
+# what runs in float64 has its shapes checked in float32 too.
+if not jax.config.jax_enable_x64:
+    install_import_hook(["bilevel", "models"], f"{typechecker.__name__}.check")
 
 FLOAT64_FOLDER = Path(__file__).parent / "float64"
 SIMULATED_DEVICES = "--xla_force_host_platform_device_count=8"
@@ -41,6 +43,8 @@ def pytest_configure(config: pytest.Config) -> None:
     given = os.environ.get("XLA_FLAGS", "")
     flags = [SIMULATED_DEVICES, *(CHEAP_COMPILATION if cheap else ())]
     os.environ["XLA_FLAGS"] = " ".join([*(flag for flag in flags if flag.split("=")[0] not in given), given])
+    # Tracing makes objects by the million and few cycles: the default threshold costs a sixth of a test's time.
+    gc.set_threshold(200_000, 20, 50)
     if config.getoption("measure"):
         config.pluginmanager.register(Measuring(COMPILATIONS))
 

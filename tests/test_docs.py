@@ -45,6 +45,7 @@ def test_examples_in_pages_run(page: str) -> None:
     assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test).failed == 0
 
 
+@pytest.mark.slow  # `.ci/run` builds it as `make docs`
 def test_documentation_builds_and_its_links_lead_somewhere(tmp_path: Path) -> None:
     done = subprocess.run(
         [

@@ -53,7 +53,6 @@ class Stopped(Exception):
 class Saver(Protocol):
     """Keeps states, so that a run that ends early can be continued."""
 
-    @property
     def stopping(self) -> bool:
         """Whether the run was asked to stop."""
 
@@ -67,7 +66,8 @@ class Saver(Protocol):
 class KeepsNothing:
     """The saver of a run that lives in memory alone."""
 
-    stopping = False
+    def stopping(self) -> bool:
+        return False
 
     def due(self, step: int) -> bool:
         return False
@@ -137,5 +137,5 @@ class Context:
 
     def stop_when_asked(self, state: RunState) -> None:
         """Raises Stopped, with a state to continue from, where the run was asked to stop."""
-        if self.layout.agree(self.saver.stopping):
+        if self.layout.agree(self.saver.stopping()):
             raise Stopped(state)

@@ -46,7 +46,7 @@ class Move(ABC):
         with what it returns.
 
         Raises:
-            Stopped: the run was asked to stop, `context.saver.stopping`. Moves that take long look at it as they go;
+            Stopped: the run was asked to stop, `context.saver.stopping()`. Moves that take long look at it as they go;
                 the state that they raise it with is saved, and `run` begins from it when the run is continued.
         """
 

@@ -69,7 +69,6 @@ class CheckpointSaver:
         self._stored = {dataset.fingerprint for dataset in start.data.values()}
         self._saved_at, self._saved_step, self._seconds_a_save = clock(), start.step, 0.0
 
-    @property
     def stopping(self) -> bool:
         return self._stop()
 

@@ -162,7 +162,7 @@ class Train(Move):
                 solver, report = step(solver, *batches, updates=self.updates_at(number))
                 seen.append(kept_of(report))
                 logs = number % every == 0 or last
-                stops = context.layout.agree(context.saver.stopping) and not last
+                stops = context.layout.agree(context.saver.stopping()) and not last
                 saves = not stops and not last and context.layout.agree(context.saver.due(number))
                 if not (logs or stops or saves):
                     continue

@@ -22,7 +22,7 @@ SMALL = [
 def stop_when_asked(monkeypatch: pytest.MonkeyPatch, asked: int) -> None:
     """Lets the run be asked to stop when it looks for the n-th time."""
     looks = iter(range(asked))
-    monkeypatch.setattr(CheckpointSaver, "stopping", property(lambda self: next(looks, None) is None))
+    monkeypatch.setattr(CheckpointSaver, "stopping", lambda self: next(looks, None) is None)
 
 
 def same_run(one: Path, other: Path) -> None:

@@ -9,37 +9,17 @@ import pytest
 
 from bilevel.runs.weights import read_weights
 from experiments.bds_alpaca import main
+from tests.objectives import samples
 
-OBJECTIVES = '''
-import jax.numpy as jnp
-
-from bilevel.core import Mean
-
-
-def answered(params, batch, model, answer):
-    losses = model.row_losses(params, batch)
-    wanted = jnp.array([row.output == answer for row in model.rows])[batch["row_id"]] & (losses.count > 0)
-    return Mean(jnp.sum(wanted * losses.means), jnp.sum(wanted))
-
-
-def yes(params, batch, model):
-    return answered(params, batch, model, "yes")
-
-
-def no(*, model, batch, params):
-    return answered(params, batch, model, "no")
-
-
-def number(params, batch, model, outer, scale=1.0):
-    """One number from logits, tokens and the outer variables."""
-    scores = model.token_scores(params, batch)
-    return scale * jnp.mean(jnp.where(batch["loss_mask"], scores.loss, 0.0)) + 0 * jnp.sum(outer)
-
+OBJECTIVES = (
+    samples.OBJECTIVES
+    + """
 
 def logits(params, batch, model):
     assert model.tokenizer.eos_token_id < model.config.vocab_size
     return jnp.mean(model.logits(params, batch) ** 2)
-'''
+"""
+)
 SMALL = [
     *("--width", "16", "--heads", "2", "--kv-heads", "1", "--mlp-width", "16", "--vocab-size", "300"),
     *("--steps", "40", "--batch-rows", "16", "--upper-rows", "16", "--baselines", "none"),

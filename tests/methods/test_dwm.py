@@ -33,9 +33,12 @@ def outcome(found, seed=0, **options):
 @pytest.mark.parametrize(
     "options",
     [
-        {"hypergradient_steps": 60},
+        pytest.param({"hypergradient_steps": 60}, marks=pytest.mark.slow),
         {"network": "relative_loss", "signal": "relative", "model_steps": "committed"},
-        {"form": "sigmoid", "signal": "regression", "temperature": 0.1, "network": "tokens_and_loss"},
+        pytest.param(
+            {"form": "sigmoid", "signal": "regression", "temperature": 0.1, "network": "tokens_and_loss"},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["tokens, virtual", "relative loss, committed", "tokens and loss, regressed"],
 )
@@ -112,8 +115,8 @@ def test_without_a_step_of_its_own_the_network_changes_nothing():
 @pytest.mark.parametrize(
     "options",
     [
-        {"network": "tokens"},
-        {"network": "relative_loss", "signal": "relative"},
+        pytest.param({"network": "tokens"}, marks=pytest.mark.slow),
+        pytest.param({"network": "relative_loss", "signal": "relative"}, marks=pytest.mark.slow),
         {"network": "tokens_and_loss", "signal": "regression"},
     ],
 )

@@ -11,32 +11,11 @@ from bilevel import Model
 from bilevel.data import Row
 from bilevel.errors import InputError
 from bilevel.objectives import find_objective, upper_objective
+from tests.objectives import samples
 
-OBJECTIVES = '''
-import jax.numpy as jnp
-
-from bilevel.core import Mean
-
-
-def answered(params, batch, model, answer):
-    losses = model.row_losses(params, batch)
-    wanted = jnp.array([row.output == answer for row in model.rows])[batch["row_id"]] & (losses.count > 0)
-    return Mean(jnp.sum(wanted * losses.means), jnp.sum(wanted))
-
-
-def yes(params, batch, model):
-    return answered(params, batch, model, "yes")
-
-
-def no(*, model, batch, params):
-    return answered(params, batch, model, "no")
-
-
-def number(params, batch, model, outer, scale=1.0):
-    """One number from logits, tokens and the outer variables."""
-    scores = model.token_scores(params, batch)
-    return scale * jnp.mean(jnp.where(batch["loss_mask"], scores.loss, 0.0)) + 0 * jnp.sum(outer)
-
+OBJECTIVES = (
+    samples.OBJECTIVES
+    + """
 
 def logits(params, batch, model):
     assert model.config is None
@@ -53,7 +32,8 @@ def counts(params, batch, model): return jnp.sum(model.token_scores(params, batc
 def asks(params, batch, model):
     if model.row_losses(params, batch).means[0] > 0: return 1
 def unknown(params, batch, model): return model.losses(params, batch)
-'''
+"""
+)
 ROWS = [
     Row(f"valid.jsonl:{n}", f"Is {n} it?", "", answer)
     for n, answer in enumerate(("yes", "no", "yes", "no"), 1)

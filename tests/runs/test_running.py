@@ -84,7 +84,7 @@ def stopped(folder, asked: int, monkeypatch, methods=METHOD, **options):
     """A run that is asked to stop when it looks for the n-th time."""
     looks = iter(range(asked))
     with monkeypatch.context() as patch:
-        patch.setattr(CheckpointSaver, "stopping", property(lambda self: next(looks, None) is None))
+        patch.setattr(CheckpointSaver, "stopping", lambda self: next(looks, None) is None)
         with pytest.raises(RunEnded, match="resume=True"):
             bilevel.run(methods, DATA, MODEL, folder=folder, checkpoints=OFTEN, layout=ALONE, **options)
 
