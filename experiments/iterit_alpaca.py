@@ -49,16 +49,18 @@ def _iterit(config: IterITAlpaca, inputs: Inputs) -> Callable[..., Method]:
 
 
 def _controls(config: IterITAlpaca, inputs: Inputs) -> dict[str, Method]:
-    """The same training on rows that are chosen once: by ratio and diversity, ratio, length, chance; on all."""
+    """The same training on rows chosen once by ratio and diversity, ratio, chance, length; drawn anew; on all."""
     once = replace(config.iterit, mode="baseline")
     by_ratio = replace(once, score="complexity")
     choose = _iterit(config, inputs)
     share = partial(fixed_share, inputs.model, inputs.data, training=config.training)
     names: dict[str, Any] = {"random_share": random_rows, "longest_share": longest_rows}
+    drawn = share(rule=random_rows, settings=once, anew=True, name="random_anew")
     return {
         "static_ratio_and_diversity": choose(settings=once, name="static_ratio_and_diversity"),
         "static_ratio": choose(settings=by_ratio, name="static_ratio"),
         **{name: share(rule=rule, settings=once, name=name) for name, rule in names.items()},
+        "random_anew": drawn,
         "full_data": share(
             rule=lambda count: everything, settings=replace(once, share=1.0), name="full_data"
         ),

@@ -20,8 +20,8 @@ class IterITAlpaca:
 
     Without files it makes its own rows: a corpus of short instructions, and a small Llama from random weights, which
     first gets some experience of a tenth of the rows, as a model that knows nothing cannot say what is hard. It then
-    compares IterIT with as many rows at random, with the longest, with those of the highest complexity ratio and of
-    ratio times diversity, chosen once, and with all rows.
+    compares IterIT with as many rows at random, once or anew for every epoch, with the longest, with those of the
+    highest complexity ratio and of ratio times diversity, chosen once, and with all rows.
 
     Your own rows and model, all of its parameters or a low-rank adapter beside them:
 

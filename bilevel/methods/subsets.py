@@ -1,8 +1,8 @@
 """Training on a few rows of the pool, in epochs, from a model that has seen some: what such methods share.
 
-Controls that choose once, and that every choice must be compared with:
+Controls that every choice must be compared with:
 
-random share      as many rows, drawn once
+random share      as many rows, drawn once, or anew for every epoch, which sees as many different rows as can be
 longest share     those with the longest responses, which complexity times diversity comes close to choosing
 full data         all rows, as many epochs: as many times the compute as the share is smaller than one
 """
@@ -154,10 +154,11 @@ def fixed_share(
     training: TrainingSettings,
     rule: Callable[[int], Rule],
     settings: SubsetSettings = SubsetSettings(),
+    anew: bool = False,
     upper: UpperFunction | None = None,
     name: str = "fixed_share",
 ) -> Method:
-    """Fine-tuning on rows that are chosen once, by what they say themselves.
+    """Fine-tuning on rows that are chosen by what they say themselves, or by chance.
 
     Args:
         model: a `Model`, or a language model of `models.load`.
@@ -165,14 +166,18 @@ def fixed_share(
         training: how the model is trained; of its steps as many as the epochs take.
         rule: from the budget to how rows are chosen: `random_rows`, `longest_rows`.
         settings: how much is trained on.
+        anew: whether they are chosen again for every epoch, by a rule that draws; else once.
         upper: what is watched on trusted rows; by default their mean loss.
         name: of the method.
     """
     epochs = Epochs(model, data, training, settings, upper)
-    choose: Move = Choose(rule(epochs.rows), into="chosen")
-    trained = [epochs.train("chosen", first=number == 0) for number in range(settings.epochs)]
-    rounds = tuple(Round((choose, move) if number == 0 else (move,)) for number, move in enumerate(trained))
-    return epochs.method(name, rounds, settings.epochs * ("chosen",), "chosen")
+    numbers = range(1, settings.epochs + 1)
+    chosen = [f"chosen_{number if anew else 1}" for number in numbers]
+    rounds = []
+    for number, into in zip(numbers, chosen, strict=True):
+        choose: tuple[Move, ...] = (Choose(rule(epochs.rows), into=into),) if anew or number == 1 else ()
+        rounds.append(Round((*choose, epochs.train(into, first=number == 1))))
+    return epochs.method(name, tuple(rounds), tuple(chosen), chosen[-1])
 
 
 def random_rows(count: int) -> Rule:

@@ -62,6 +62,7 @@ METHOD_TITLES = {
     "static_ratio": "ratio, chosen once",
     "longest_share": "longest rows",
     "random_share": "random rows",
+    "random_anew": "random rows, drawn anew",
     "full_data": "all rows",
     "clean_only": "clean only (oracle)",
 }

@@ -16,6 +16,7 @@ SMALL = [
     *("--corpus.rows", "48", "--corpus.valid", "16", "--corpus.test", "16", "--vocab-size", "300"),
     *("--batch-rows", "8", "--upper-rows", "8", "--max-length", "48"),
     *("--iterit.share", "0.25", "--iterit.epochs", "2", "--iterit.limit", "2"),
+    *("--iterit.pool-factor", "3"),
     *("--iterit.experience", "0.5", "--iterit.experience-steps", "2"),
 ]
 METHODS = [
@@ -24,6 +25,7 @@ METHODS = [
     "static_ratio",
     "random_share",
     "longest_share",
+    "random_anew",
     "full_data",
 ]
 
@@ -68,7 +70,9 @@ def test_a_run_compares_iterit_with_rows_that_are_chosen_once(tmp_path):
     lines = json.loads((folder / "summary.json").read_text())["methods"]
     assert list(lines) == METHODS
     assert {
-        round(line["effective_sample_size"]) for name, line in lines.items() if name not in ("iterit",)
+        round(line["effective_sample_size"])
+        for name, line in lines.items()
+        if name not in ("iterit", "random_anew")
     } == {12, 48}
     # All methods that measure the same model share what it said.
     assert len(list((folder / "signals").iterdir())) == 2

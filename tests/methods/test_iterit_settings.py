@@ -14,7 +14,7 @@ from bilevel.errors import InputError
 from bilevel.layout import data_layout
 from bilevel.methods import IterITSettings, SubsetSettings, fixed_share, iterit, longest_rows, random_rows
 from bilevel.methods.subsets import EXPERIENCE, response_lengths
-from bilevel.schedule import RunState, run_schedule
+from bilevel.schedule import Choose, Round, RunState, run_schedule
 from bilevel.schedule.context import Context
 from tests.methods.iterit_toy import (
     COUNT,
@@ -114,14 +114,19 @@ def test_controls_choose_by_length_and_by_chance():
     longest = fixed_share(MODEL, DATA, training=TRAINING, rule=longest_rows, settings=SETTINGS)
     state = run(longest)
     lengths = response_lengths(POOL)
-    assert state.rows("chosen").tolist() == np.argsort(-lengths, kind="stable")[:12].tolist()
+    assert state.rows("chosen_1").tolist() == np.argsort(-lengths, kind="stable")[:12].tolist()
     assert state.step == longest.lower_steps == 6
     chance = fixed_share(
         MODEL, DATA, training=TRAINING, rule=random_rows, settings=replace(SETTINGS, epochs=1)
     )
-    one, other, again = (run(chance, seed=seed).rows("chosen").tolist() for seed in (0, 1, 0))
+    one, other, again = (run(chance, seed=seed).rows("chosen_1").tolist() for seed in (0, 1, 0))
     assert one == again != other
     assert len(set(one)) == 12
+    anew = fixed_share(MODEL, DATA, training=TRAINING, rule=random_rows, settings=SETTINGS, anew=True)
+    drawn = [move for each in anew.schedule for move in each.moves if isinstance(move, Choose)]
+    assert [move.into for move in drawn] == ["chosen_1", "chosen_2", "chosen_3"]
+    sets = run(replace(anew, schedule=tuple(Round((move,)) for move in drawn))).sets
+    assert len({row for found in sets.values() for row in found.ids.tolist()}) > 24
 
 
 @pytest.mark.parametrize(
