@@ -90,7 +90,7 @@ def timed(run: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def nearest(rows: int = ROWS) -> None:
+def nearest(rows: int) -> None:
     from sklearn.neighbors import NearestNeighbors
 
     vectors = np.random.default_rng(0).normal(size=(rows, WIDTH)).astype(np.float32)
@@ -147,13 +147,14 @@ def main() -> None:
     parser.add_argument("--rows-of", type=Path, default=SHARED / "data" / "pool_dolly_short.jsonl")
     parser.add_argument("--tokenizer", type=Path, default=SHARED / "tokenizers" / "gpt2")
     parser.add_argument("--limit", type=int, default=1024, help="rows of the pool")
+    parser.add_argument("--vectors", type=int, default=ROWS, help="rows to find neighbours of")
     options = parser.parse_args()
     print(f"{os.cpu_count()} cores, JAX {jax.__version__}")
     parts = options.parts.split(",")
     if "greedy" in parts:
         greedy()
     if "neighbours" in parts:
-        nearest()
+        nearest(options.vectors)
     if "signals" in parts and options.rows_of.is_file() and options.tokenizer.is_dir():
         signals(options.rows_of, options.tokenizer, options.limit)
 
