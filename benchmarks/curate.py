@@ -10,7 +10,7 @@ Printed on two cores that some fifteen other processes shared, JAX 0.10.2, with 
 are up to ten times those of a quiet machine (the lazy selection takes 0.6 s of processor time), ratios are not:
 
     2600 of 52000 rows, 4,099,587 n-grams in rows
-      lazy greedy            2.07 s
+      lazy greedy            2.09 s
       plain, published      135.3 s  from 12 picks, the same picks; 65 times lazy
       plain, products       160.8 s  from 60 picks, the same picks; 77 times lazy
     2 neighbours of 13000 x 1024, 51 MiB of vectors

@@ -31,6 +31,7 @@ _SUBPACKAGES = (
     "curate",
     "data",
     "errors",
+    "evaluation",
     "layout",
     "methods",
     "objectives",

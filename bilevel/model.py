@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from bilevel.answers import Generate, GenerateEach, Sampling, ScoreChoices
 from bilevel.core.losses import RowLosses
 from bilevel.core.problem import Batch, OutputLoss
 from bilevel.core.tree import PyTree
@@ -58,8 +59,11 @@ class Model:
         first_order_scores: the same with values and gradients alone; None where `token_scores` serves.
         logits: `(params, batch) -> [sequences, tokens, vocabulary]`, float32, of the token after each, all at once.
         embed: `(params, batch) -> [rows, width]`, a vector a row: of text the mean of its tokens' last hidden states.
-        generate: `(params, prompts, keys) -> answers`.
-        choices: `(params, batch) -> answers`: what the model would have said at the responses' positions.
+        generate: `(params, prompts, keys, sampling) -> answers`, one a prompt; see `bilevel.answers.Generate`.
+        generate_each: the same as an iterator of `(number of the prompt, answer)`, as they end.
+        sampling: from `max_new_tokens`, `temperature`, `top_k`, `top_p` and `stop_tokens` to what `generate` is told.
+        choices: `(params, prompts, continuations) -> scores`: how likely each prompt's continuations are; see
+            `bilevel.answers.ScoreChoices`.
         write: `(folder, params, tokenizer=None)`, leaves files that others load.
         tokenizer: the model's own, or None.
         vocabulary: how many tokens the model knows; None where only its logits tell.
@@ -77,8 +81,10 @@ class Model:
     first_order_scores: Scores | None = None
     logits: Callable[[PyTree, Batch], Float[Array, "sequences tokens vocabulary"]] | None = None
     embed: Callable[..., Any] | None = None
-    generate: Callable[..., Any] | None = None
-    choices: Callable[..., Any] | None = None
+    generate: Generate | None = None
+    generate_each: GenerateEach | None = None
+    sampling: Callable[..., Any] = Sampling
+    choices: ScoreChoices | None = None
     write: Callable[..., None] | None = None
     tokenizer: Any = None
     vocabulary: int | None = None
@@ -149,8 +155,9 @@ def as_model(given: Any) -> Model:
 
     Args:
         given: a `Model`, which stays as it is, or anything with `params` and `token_scores(params, batch)`, such as
-            `models.load(...)` returns; its `first_order_scores`, `logits`, `write`, `tokenizer`, `config` and
-            `described` are taken where it has them, and `embed` from its `hidden(params, batch)`.
+            `models.load(...)` returns; its `first_order_scores`, `logits`, `generate`, `generate_each`, `sampling`,
+            `choices`, `write`, `tokenizer`, `config` and `described` are taken where it has them, and `embed` from its
+            `hidden(params, batch)`.
 
     Raises:
         InputError: anything else.
@@ -170,6 +177,10 @@ def as_model(given: Any) -> Model:
         base=getattr(given, "base", None),
         logits=getattr(given, "logits", None),
         embed=None if hidden is None else row_vectors(hidden),
+        generate=getattr(given, "generate", None),
+        generate_each=getattr(given, "generate_each", None),
+        sampling=getattr(given, "sampling", Sampling),
+        choices=getattr(given, "choices", None),
         write=getattr(given, "write", None),
         tokenizer=getattr(given, "tokenizer", None),
         vocabulary=getattr(config, "vocab_size", None),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,18 +15,20 @@ from jaxtyping import Array, Float
 
 from models import decoder, lora
 from models.adapter_folder import write_adapter
+from models.attention import path_for
 from models.attention.fused import has_kernel
+from models.choices import ChoiceScores, choice_log_likelihoods
 from models.config import DecoderConfig
 from models.folder import read_folder, write_folder
 from models.lora import LoraConfig
 from models.parameters import Params
 from models.precision import cast
+from models.prompts import Prompt
+from models.sampling import Answer, Sampling, generate, generate_each
 from models.scores import TokenScores, token_scores
 from models.tokenizer import read_tokenizer
 
 Batch = Mapping[str, Any]
-_EXACT_UP_TO = 512
-"""Length of a sequence from which holding all attention scores costs more than it saves."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +86,42 @@ class LanguageModel:
         """Final hidden states, after the last norm, with no vocabulary in sight; see `models.decoder.hidden`."""
         how = {"attention": self._forward_path(batch), "remat": self.remat}
         return decoder.hidden(self.whole(params), batch["tokens"], batch["segments"], self.config, **how)
+
+    def generate(
+        self,
+        params: Params,
+        prompts: Sequence[Prompt],
+        keys: Array | None,
+        sampling: Sampling,
+        **how: Any,
+    ) -> list[Answer]:
+        """An answer to each prompt, in their order; see `models.generate`, also for `how`."""
+        how = {"attention": self._reading_path} | how
+        return generate(self.whole(params), prompts, keys, sampling, self.config, **how)
+
+    def generate_each(
+        self,
+        params: Params,
+        prompts: Sequence[Prompt],
+        keys: Array | None,
+        sampling: Sampling,
+        **how: Any,
+    ) -> Iterator[tuple[int, Answer]]:
+        """The number of each prompt and its answer, as they end; see `models.generate_each`, also for `how`."""
+        how = {"attention": self._reading_path} | how
+        return generate_each(self.whole(params), prompts, keys, sampling, self.config, **how)
+
+    @property
+    def sampling(self) -> type[Sampling]:
+        """How `generate` is told to draw."""
+        return Sampling
+
+    def choices(
+        self, params: Params, prompts: Sequence[Prompt], continuations: Sequence[Sequence[Prompt]], **how: Any
+    ) -> list[ChoiceScores]:
+        """How likely continuations of each prompt are; see `models.choice_log_likelihoods`, also for `how`."""
+        how = {"attention": self._reading_path} | how
+        return choice_log_likelihoods(self.whole(params), prompts, continuations, self.config, **how)
 
     def whole(self, params: Params) -> Params:
         """What the functions of `models` take: all parameters in the type of the products, adapters attached."""
@@ -144,6 +182,10 @@ class LanguageModel:
         devices = self.devices or jax.device_count()
         return self.attention in ("auto", "fused") and has_kernel(self.config.head_dim, self.dtype, devices)
 
+    @property
+    def _reading_path(self) -> str:
+        return "fused" if self._fuses else self.attention
+
     def _fused_scores(self, params: Params, batch: Batch) -> TokenScores:
         return self._scores(params, batch, "fused")
 
@@ -151,9 +193,8 @@ class LanguageModel:
         return token_scores(self.whole(params), batch, self.config, attention=attention, remat=self.remat)
 
     def _forward_path(self, batch: Batch) -> str:
-        if self.attention in ("auto", "fused"):
-            return "exact" if batch["tokens"].shape[-1] <= _EXACT_UP_TO else "blockwise"
-        return self.attention
+        name = "auto" if self.attention == "fused" else self.attention
+        return path_for(name, batch["tokens"].shape[-1])
 
     def _merged(self, params: Params) -> Params:
         if self.adapter is None:

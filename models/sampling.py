@@ -1,223 +1,251 @@
-"""Generation with a key/value cache."""
+"""Answers of a model to prompts of any lengths: greedy or sampled, exact token ids with their log-probabilities."""
 
-from functools import partial
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+import numpy as np
+from jax.sharding import NamedSharding
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
-from models.attention import Keys, Queries, masked_attention, self_attention
-from models.block import block, normalise
+from models.attention import PATHS
 from models.config import DecoderConfig
-from models.decoder import Tokens, embed, turns, unembed
+from models.distribution import Filters
 from models.errors import ModelError
 from models.parameters import Params
-from models.rope import segment_positions
+from models.prompts import Prompt, check_tokens
+from models.queue import finished_rows
+from models.rollout import Drawing, Program, Rows
+
+BATCH_ROWS = 32
+"""How many rows are continued side by side unless told otherwise."""
 
 
-class Continuation(NamedTuple):
-    """What was generated after each prompt; after the stop token every entry is the stop token again.
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are drawn.
 
     Attributes:
-        tokens: what was generated; after the stop token every entry is the stop token again.
-        lengths: how many tokens were generated, the stop token included.
+        max_new_tokens: how many tokens an answer has at most, the stop token included. One whose prompt leaves the
+            model less room is cut there.
+        temperature: scores are divided by it before the softmax; 0 takes the argmax, whatever else is set.
+        top_k: draws among so many most probable tokens; None for all.
+        top_p: draws among the fewest most probable tokens that hold this share of the probability; 1 for all.
+        stop_tokens: each ends an answer, and is its last token.
+
+    Raises:
+        ModelError: for a value out of range.
+
+    Examples:
+        >>> Sampling(max_new_tokens=0)
+        Traceback (most recent call last):
+        ...
+        models.errors.ModelError: max_new_tokens must be at least 1, not 0
     """
 
-    tokens: Int[Array, "sequences new"]
-    lengths: Int[Array, " sequences"]
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    stop_tokens: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, inside, allowed in (
+            ("max_new_tokens", self.max_new_tokens >= 1, "at least 1"),
+            ("temperature", 0 <= self.temperature < float("inf"), "0 or positive"),
+            ("top_k", self.top_k is None or self.top_k >= 1, "at least 1"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("stop_tokens", all(token >= 0 for token in self.stop_tokens), "token ids"),
+        ):
+            if not inside:
+                raise ModelError(f"{name} must be {allowed}, not {getattr(self, name)}")
 
 
-class Cache(NamedTuple):
-    """Keys and values of every layer. Prompts end at the same slot, so that a step writes one slot."""
+class Answer(NamedTuple):
+    """What was generated after one prompt, token by token.
 
-    keys: Float[Array, "layers sequences slots kv_heads head_dim"]
-    values: Float[Array, "layers sequences slots kv_heads head_dim"]
+    Attributes:
+        tokens: the exact ids, without the prompt; a stop token that came is the last of them.
+        behaviour: log-probability of each under the distribution that it was drawn from: after temperature, `top_k`
+            and `top_p`. A greedy token is drawn with certainty: 0.
+        policy: log-probability of each under the model itself: the softmax of its logits, at temperature 1, over the
+            whole vocabulary.
+        ended: whether the model ended the answer by a stop token; otherwise it was cut.
+    """
+
+    tokens: Int[np.ndarray, " tokens"]
+    behaviour: Float[np.ndarray, " tokens"]
+    policy: Float[np.ndarray, " tokens"]
+    ended: bool
+
+
+def row_keys(key: PRNGKeyArray | Array, ids: Any, draw: int = 0) -> Key[Array, " rows"]:
+    """A key for each row, from the row's id and the number of the draw alone.
+
+    Token n of a row is drawn with `jax.random.fold_in(row_key, n)`, so that what a row says depends neither on the
+    rows beside it nor on their order.
+
+    Args:
+        key: of the whole run.
+        ids: integers that name the rows.
+        draw: tells several answers to one prompt apart.
+
+    Examples:
+        >>> bool((row_keys(jax.random.key(0), [3, 5])[1] == row_keys(jax.random.key(0), [5])[0]).all())
+        True
+    """
+    return _row_keys(key, np.asarray(ids, np.uint32), np.uint32(draw))
 
 
 def generate(
     params: Params,
-    tokens: Tokens,
-    segments: Tokens,
+    prompts: Sequence[Prompt],
+    keys: Array | None,
+    sampling: Sampling,
     config: DecoderConfig,
-    *,
-    max_new_tokens: int,
-    temperature: float = 0.0,
-    key: PRNGKeyArray | Array | None = None,
-    stop_token: int | None = None,
-    attention: str = "exact",
-) -> Continuation:
-    """Continues prompts of any lengths, greedily or by sampling from softmax(logits / temperature).
-
-    Args:
-        params: as `models.decoder.declare` describes them.
-        tokens: one prompt a row, padded on either side.
-        segments: 1 on the prompt, 0 on padding.
-        config: the architecture.
-        max_new_tokens: how many tokens to generate at most; generation ends early once every row has stopped.
-        temperature: 0 for the argmax.
-        key: PRNG key; needed where the temperature is not 0.
-        stop_token: ends a row once it is generated.
-        attention: path for reading the prompts, as in `models.decoder.hidden`.
+    **how: Any,
+) -> list[Answer]:
+    """Answers prompts of any lengths; arguments as for `generate_each`.
 
     Returns:
-        Continuation.
-
-    Raises:
-        ModelError: for settings out of range.
+        An answer a prompt, in the order of the prompts.
 
     Examples:
         >>> from models import init, small
         >>> config = small(13, 8, heads=2, kv_heads=1, mlp_width=8)
-        >>> prompts = jnp.asarray([[1, 2, 3], [4, 0, 0]])
         >>> params = init(config, jax.random.key(0))
-        >>> generate(params, prompts, (prompts > 0).astype(int), config, max_new_tokens=2).tokens.shape
-        (2, 2)
+        >>> answers = generate(params, [[1, 2, 3], [4]], None, Sampling(max_new_tokens=2), config)
+        >>> [len(answer.tokens) for answer in answers]
+        [2, 2]
     """
-    if max_new_tokens < 1:
-        raise ModelError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
-    if temperature < 0:
-        raise ModelError(f"temperature must not be negative, not {temperature}")
-    if temperature > 0 and key is None:
-        raise ModelError("sampling at a temperature needs a key")
-    if tokens.shape[1] + max_new_tokens > config.max_positions:
-        raise ModelError(
-            f"{tokens.shape[1]} prompt and {max_new_tokens} new tokens, but the model is made for "
-            f"{config.max_positions} positions: shorten or trim the prompts, or generate less"
-        )
-    # The argmax is taken without a key, but one compiled program serves both.
-    key = jax.random.key(0) if key is None else key
-    stop = -1 if stop_token is None else stop_token
-    tokens, segments = jnp.asarray(tokens), jnp.asarray(segments)
-    return _generate(params, tokens, segments, config, max_new_tokens, temperature, key, stop, attention)
+    found = dict(generate_each(params, prompts, keys, sampling, config, **how))
+    return [found[number] for number in range(len(prompts))]
 
 
-@partial(jax.jit, static_argnames=("config", "max_new_tokens", "attention"))
-def _generate(
+def generate_each(
     params: Params,
-    tokens: Int[Array, "sequences positions"],
-    segments: Int[Array, "sequences positions"],
+    prompts: Sequence[Prompt],
+    keys: Array | None,
+    sampling: Sampling,
     config: DecoderConfig,
-    max_new_tokens: int,
-    temperature: float | Array,
-    key: PRNGKeyArray | Array,
-    stop: int | Array,
-    attention: str,
-) -> Continuation:
-    tokens, segments = _right_aligned(tokens, segments)
-    lengths = jnp.sum(segments > 0, axis=1, dtype=jnp.int32)
-    width = tokens.shape[1]
-    scores, cache = prefill(params, tokens, segments, config, width + max_new_tokens, attention)
+    *,
+    limits: Sequence[int] | None = None,
+    batch_rows: int = BATCH_ROWS,
+    attention: str = "auto",
+    sharding: NamedSharding | None = None,
+) -> Iterator[tuple[int, Answer]]:
+    """Answers prompts of any lengths, and gives each answer as soon as the host sees it.
 
-    def pick(scores: Float[Array, "sequences vocab"], index: Array) -> Int[Array, " sequences"]:
-        sampled = jax.random.categorical(
-            jax.random.fold_in(key, index), scores / jnp.where(temperature > 0, temperature, 1.0)
-        )
-        return jnp.where(temperature > 0, sampled, jnp.argmax(scores, axis=-1)).astype(jnp.int32)
+    Prompts queue up: as rows end, the next prompts take their places, so that a batch stays full whatever the lengths
+    of the answers. What is said does not depend on it, but for rounding: a token's scores may differ in their last
+    bits from those in another batch, which matters where two tokens are equally good to that precision.
 
-    def unfinished(state: tuple) -> Array:
-        index, _, _, _, running = state
-        return (index < max_new_tokens) & jnp.any(running)
-
-    def step(state: tuple) -> tuple:
-        index, scores, cache, new, running = state
-        token = jnp.where(running, pick(scores, index), stop)
-        new = new.at[:, index].set(token)
-        scores, cache = decode(params, token, lengths + index, width + index, width - lengths, cache, config)
-        return index + 1, scores, cache, new, running & (token != stop)
-
-    new = jnp.full((tokens.shape[0], max_new_tokens), stop, jnp.int32)
-    running = jnp.ones(tokens.shape[0], bool)
-    _, _, _, new, _ = jax.lax.while_loop(unfinished, step, (jnp.int32(0), scores, cache, new, running))
-    # The stop token is -1 where there is none, and then no entry equals it.
-    return Continuation(new, jnp.minimum(jnp.sum(new != stop, axis=1) + 1, max_new_tokens))
-
-
-def prefill(
-    params: Params,
-    tokens: Int[Array, "sequences positions"],
-    segments: Int[Array, "sequences positions"],
-    config: DecoderConfig,
-    slots: int,
-    attention: str = "exact",
-) -> tuple[Float[Array, "sequences vocab"], Cache]:
-    """Reads prompts that end at the last position.
-
-    Returns:
-        The scores of each next token, and a cache of `slots` positions with the prompts in its first ones.
-    """
-    positions = segment_positions(segments)
-    turn = turns(positions, config)
-    attend = self_attention(attention, segments, config.window)
-
-    def layer(x: Array, weights: Params) -> tuple[Array, tuple[Keys, Keys]]:
-        return block(
-            weights, x, turn, config, lambda query, key, value: (attend(query, key, value), (key, value))
-        )
-
-    x, (keys, values) = jax.lax.scan(layer, embed(params, tokens, positions), params["layers"])
-    room = ((0, 0), (0, 0), (0, slots - tokens.shape[1]), (0, 0), (0, 0))
-    return _next_scores(params, x, config), Cache(jnp.pad(keys, room), jnp.pad(values, room))
-
-
-def decode(
-    params: Params,
-    token: Int[Array, " sequences"],
-    position: Int[Array, " sequences"],
-    slot: Int[Array, ""],
-    first: Int[Array, " sequences"],
-    cache: Cache,
-    config: DecoderConfig,
-) -> tuple[Float[Array, "sequences vocab"], Cache]:
-    """Reads one more token a row.
+    Programs are compiled once for each number of rows, room for a row and width of prompts, the latter two rounded up
+    to 16, 24, 32, 48, 64, ...
 
     Args:
-        params: the model.
-        token: the tokens.
-        position: each one's position in its row.
-        slot: where in the cache all of them are written.
-        first: the slot at which each row begins; slots before it are padding.
-        cache: what was read so far.
+        params: as `models.decoder.declare` describes them; computation is in their type.
+        prompts: token ids, with any start token.
+        keys: one a prompt, from `row_keys`; None at temperature 0, where nothing is drawn.
+        sampling: how tokens are drawn.
         config: the architecture.
+        limits: fewer new tokens than `sampling.max_new_tokens` for each prompt, say the length of a reference answer.
+        batch_rows: how many rows are continued side by side.
+        attention: path for reading prompts, as in `models.decoder.hidden`; `auto` is `exact` for prompts of up to 512
+            tokens, else `blockwise`.
+        sharding: splits rows over devices: a `NamedSharding` of one axis of rows. Everything else follows the params.
 
-    Returns:
-        The scores of each next token, and the cache with the new keys and values.
+    Yields:
+        The number of a prompt and its answer, each prompt once, those that end first first.
+
+    Raises:
+        ModelError: before anything is computed, for prompts that are empty, hold tokens that the model does not know
+            or leave it no room, and for keys and limits that do not fit them.
+
+    Examples:
+        >>> from models import init, small
+        >>> config = small(13, 8, heads=2, kv_heads=1, mlp_width=8)
+        >>> params, sampling = init(config, jax.random.key(0)), Sampling(3, temperature=1.0)
+        >>> prompts, keys = [[1, 2, 3], [4]], row_keys(jax.random.key(1), [0, 1])
+        >>> for number, answer in generate_each(params, prompts, keys, sampling, config, limits=[3, 1]):
+        ...     print(number, answer.tokens.shape)
+        0 (3,)
+        1 (1,)
     """
-    turn = turns(position[:, None], config)
-    index = jnp.arange(cache.keys.shape[2])
-    # A row without a prompt sees its own slot at least.
-    visible = (index >= jnp.minimum(first, slot)[:, None]) & (index <= slot)
-    if config.window is not None:
-        visible &= index > slot - config.window
+    most = _limits(prompts, keys, sampling, config, limits)
+    if batch_rows < 1:
+        raise ModelError(f"batch_rows must be at least 1, not {batch_rows}")
+    data, implementation = _key_data(keys, len(prompts))
+    stops = np.full(-(-max(1, len(sampling.stop_tokens)) // 4) * 4, -1, np.int32)
+    stops[: len(sampling.stop_tokens)] = sampling.stop_tokens
+    drawing = Drawing(filters_of(sampling), stops)
+    if attention != "auto" and attention not in PATHS:
+        raise ModelError(f"unknown attention {attention!r}: choose one of auto, {', '.join(sorted(PATHS))}")
+    program = Program(config, attention, implementation, sharding)
+    if len(prompts) == 0:
+        return iter(())
+    rows = finished_rows(params, prompts, data, most, drawing, program, batch_rows)
+    return ((number, _answer(found, row)) for number, found, row in rows)
 
-    def layer(carry: tuple[Array, Cache], inputs: tuple[Params, Array]) -> tuple[tuple[Array, Cache], None]:
-        (x, cache), (weights, number) = carry, inputs
 
-        def attend(query: Queries, key: Keys, value: Keys) -> tuple[Queries, Cache]:
-            place = (number, 0, slot, 0, 0)
-            keys = jax.lax.dynamic_update_slice(cache.keys, key[None], place)
-            values = jax.lax.dynamic_update_slice(cache.values, value[None], place)
-            return masked_attention(query, keys[number], values[number], visible[:, None]), Cache(
-                keys, values
+def _answer(found: Rows, row: int) -> Answer:
+    made = int(found.made[row])
+    tokens, behaviour, policy = (
+        np.array(column[row, :made]) for column in (found.tokens, found.behaviour, found.policy)
+    )
+    return Answer(tokens, behaviour, policy, bool(found.ended[row]))
+
+
+def filters_of(sampling: Sampling) -> Filters:
+    """What is made of the softmax by these settings."""
+    if sampling.temperature == 0:
+        return Filters()
+    return Filters(
+        jnp.float32(sampling.temperature),
+        None if sampling.top_k is None else jnp.int32(sampling.top_k),
+        None if sampling.top_p == 1 else jnp.float32(sampling.top_p),
+    )
+
+
+def _key_data(keys: Array | None, count: int) -> tuple[np.ndarray, Any]:
+    if keys is None:
+        return np.zeros((count, 2), np.uint32), "threefry2x32"
+    if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
+        keys = jax.random.wrap_key_data(keys)
+    return np.asarray(jax.random.key_data(keys)), jax.random.key_impl(keys)
+
+
+def _limits(
+    prompts: Sequence[Prompt],
+    keys: Array | None,
+    sampling: Sampling,
+    config: DecoderConfig,
+    limits: Sequence[int] | None,
+) -> Int[np.ndarray, " prompts"]:
+    """How many tokens each answer may have; refuses what cannot be answered."""
+    if keys is None and sampling.temperature > 0:
+        raise ModelError("sampling at a temperature needs a key a prompt: give row_keys(key, ids)")
+    for name, given in (("keys", keys), ("limits", limits)):
+        if given is not None and len(given) != len(prompts):
+            raise ModelError(f"{len(given)} {name} for {len(prompts)} prompts: give one a prompt")
+    check_tokens(prompts, "prompt", config)
+    for number, prompt in enumerate(prompts):
+        if len(prompt) >= config.max_positions:
+            raise ModelError(
+                f"prompt {number} has {len(prompt)} tokens and leaves no room for an answer: the model is made for "
+                f"{config.max_positions} positions; shorten it"
             )
-
-        return block(weights, x, turn, config, attend), None
-
-    # Carried, not scanned over: XLA then writes one slot in place instead of copying the cache every step.
-    inputs = (params["layers"], jnp.arange(config.layers, dtype=jnp.int32))
-    (x, cache), _ = jax.lax.scan(layer, (embed(params, token[:, None], position[:, None]), cache), inputs)
-    return _next_scores(params, x, config), cache
-
-
-def _next_scores(params: Params, x: Array, config: DecoderConfig) -> Float[Array, "sequences vocab"]:
-    return unembed(params, normalise(params["final_norm"], x[:, -1:], config))[:, 0]
+    room = config.max_positions - np.asarray([len(prompt) for prompt in prompts], np.int32)
+    asked = np.full(len(prompts), sampling.max_new_tokens, np.int32)
+    if limits is not None and len(limits):
+        if min(limits) < 1:
+            raise ModelError(f"limit {int(np.argmin(limits))} must be at least 1, not {min(limits)}")
+        asked = np.minimum(asked, np.asarray(limits, np.int32))
+    return np.minimum(asked, room)
 
 
-def _right_aligned(
-    tokens: Int[Array, "sequences positions"], segments: Int[Array, "sequences positions"]
-) -> tuple[Array, Array]:
-    """Turns each row until its last token stands at the last position."""
-    width = tokens.shape[1]
-    trailing = jnp.argmax(segments[:, ::-1] > 0, axis=1)
-    index = (jnp.arange(width) - trailing[:, None]) % width
-    return jnp.take_along_axis(tokens, index, axis=1), jnp.take_along_axis(segments, index, axis=1)
+@jax.jit
+def _row_keys(key: Array, ids: Array, draw: Array) -> Array:
+    return jax.vmap(lambda number: jax.random.fold_in(jax.random.fold_in(key, number), draw))(ids)

@@ -76,7 +76,7 @@ def token_scores(
     x = hidden(params, tokens, segments, config, attention=attention, remat=remat)
     if chunk is None:
         chunk = max(1, LOGITS_AT_ONCE // (tokens.shape[0] * config.vocab_size))
-    return _aligned(*_next_token_scores(params, x, jnp.roll(tokens, -1, axis=1), chunk), segments)
+    return _aligned(*next_token_scores(params, x, jnp.roll(tokens, -1, axis=1), chunk), segments)
 
 
 def _aligned(loss: Array, correct: Array, segments: Int[Array, "sequences positions"]) -> TokenScores:
@@ -87,9 +87,10 @@ def _aligned(loss: Array, correct: Array, segments: Int[Array, "sequences positi
     )
 
 
-def _next_token_scores(
+def next_token_scores(
     params: Params, x: Stream, following: Int[Array, "sequences positions"], chunk: int
 ) -> tuple[Array, Array]:
+    """-log p(following) and whether it is the argmax, from final hidden states, `chunk` positions at a time."""
     sequences, positions = following.shape
     if chunk >= positions:
         return _scores(unembed(params, x), following)

@@ -49,9 +49,19 @@ class Layout:
         return jax.process_index() == 0
 
     @property
+    def alone(self) -> bool:
+        """Whether this process is the only one."""
+        return jax.process_count() == 1
+
+    @property
     def whole(self) -> NamedSharding:
         """Where an array lies of which each device holds all."""
         return NamedSharding(self.mesh, PartitionSpec())
+
+    @property
+    def rows(self) -> NamedSharding:
+        """Where an array goes whose first axis counts rows."""
+        return NamedSharding(self.mesh, PartitionSpec(self.batch_axes))
 
     def rounded(self, rows: int) -> int:
         """The least multiple of the shares that is not below a number of rows."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 NULL = "-"
@@ -43,6 +43,16 @@ RESULT_COLUMNS = (
     Column("effective_sample_size", "effective rows", digits=0),
 )
 """What `summary.json` holds about each method; other numbers that a method reports follow them."""
+
+TASK_METRICS = {
+    "loss": Column("loss", "loss", "lower"),
+    "perplexity": Column("perplexity", "perplexity", "lower"),
+    "exact_match": Column("exact_match", "exact match", "higher"),
+    "accuracy": Column("accuracy", "accuracy", "higher"),
+    "accuracy_norm": Column("accuracy_norm", "accuracy per character", "higher"),
+    "refusal_rate": Column("refusal_rate", "refusal rate"),
+}
+"""What `summary.json` holds of each task that methods' models were asked, under `TASK/METRIC`."""
 
 METHOD_TITLES = {
     "bds": "BDS",
@@ -91,7 +101,15 @@ def result_columns(results: Iterable[Mapping[str, Any]]) -> tuple[Column, ...]:
     )
     known = [column for column in RESULT_COLUMNS if column.key in present]
     further = [key for key in present if key not in {column.key for column in known}]
-    return (*known, *(Column(key, key.replace("_", " ")) for key in further))
+    return (*known, *map(_further, further))
+
+
+def _further(key: str) -> Column:
+    task, slash, metric = key.rpartition("/")
+    if not slash:
+        return Column(key, key.replace("_", " "))
+    found = TASK_METRICS.get(metric, Column(metric, metric.replace("_", " ")))
+    return replace(found, key=key, title=f"{task}: {found.title}")
 
 
 def format_table(

@@ -18,6 +18,7 @@ from bilevel.report.sections import write_section
 from bilevel.report.table import format_table, method_title
 from bilevel.runs.config_file import plain_config
 from bilevel.runs.ending import ending_well
+from bilevel.runs.evaluating import leave_evaluation, task_numbers, without_tasks
 from bilevel.runs.job import Job
 from bilevel.runs.leaving import leave_model, leave_rows, result_line
 from bilevel.runs.metrics import FILE as METRICS
@@ -103,9 +104,12 @@ def run_job(
         for sink in sinks:
             sink.summarise(results)
         write_timings(path)
+        answered = leave_evaluation(path, job.methods, job.tasks)
         write_model_card(path)
         report = write_report(path)
-    print(format_table(results))
+    print(format_table(results, without_tasks(results)))
+    if answered:
+        print(f"\n{answered}\n")
     print(f"report: {report}")
     return path
 
@@ -187,7 +191,8 @@ class _Session:
             with part("writing rows and model"):
                 leave_rows(self.folder, method, state)
                 leave_model(self.folder, method, state, self.job.model, self.job.layout)
-        return result_line(method, state, learned=name in {self.job.main, *self.job.learned})
+        line = result_line(method, state, learned=name in {self.job.main, *self.job.learned})
+        return line | task_numbers(self.job.tasks, state.results)
 
 
 def _check(job: Job, start: RunState, kept: Kept) -> None:
@@ -215,8 +220,9 @@ def start_of(job: Job) -> RunState:
 
 
 def evaluated(method: Method, job: Job) -> Method:
-    """The method with an evaluation at its end, where there are held-out rows."""
-    return method.evaluated() if "test" in job.data and job.model.says_losses else method
+    """The method with an evaluation at its end, where there are held-out rows or tasks."""
+    over = "test" if "test" in job.data and job.model.says_losses else ""
+    return method.evaluated(over, job.tasks) if over or job.tasks else method
 
 
 def context_of(name: str, method: Method, job: Job, kept: Kept | None = None) -> Context:
@@ -226,6 +232,7 @@ def context_of(name: str, method: Method, job: Job, kept: Kept | None = None) ->
         job.model,
         job.layout,
         job.seed,
+        name=name,
         log_every=max(1, method.lower_steps // _LINES),
         evaluation_rows=job.layout.rounded(_EVALUATION_ROWS),
         packing=next((move.plan.packing for move in trains), "off") if job.model.packs else "off",

@@ -14,6 +14,7 @@ from bilevel.schedule.context import Stopped as Stopped
 from bilevel.schedule.driver import check_schedule as check_schedule
 from bilevel.schedule.driver import run_schedule as run_schedule
 from bilevel.schedule.moves import Evaluate as Evaluate
+from bilevel.schedule.moves import Evaluation as Evaluation
 from bilevel.schedule.moves import Keep as Keep
 from bilevel.schedule.moves import Move as Move
 from bilevel.schedule.moves import Weigh as Weigh

@@ -35,6 +35,17 @@ PATHS: dict[str, Callable[[Int[Array, "sequences positions"], int | None], Atten
 }
 
 
+EXACT_UP_TO = 512
+"""Length of a sequence from which holding all attention scores costs more than it saves."""
+
+
+def path_for(name: str, length: int) -> str:
+    """The path that a name stands for at sequences of a length: `auto` is `exact` for short ones, else `blockwise`."""
+    if name != "auto":
+        return name
+    return "exact" if length <= EXACT_UP_TO else "blockwise"
+
+
 def self_attention(
     name: str, segments: Int[Array, "sequences positions"], window: int | None = None
 ) -> Attend:

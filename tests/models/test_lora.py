@@ -61,12 +61,11 @@ def test_attached_equals_merged_and_neither_touches_the_base(name: str) -> None:
     ours = logits(config, lora.attach(params, adapter, settings))
     np.testing.assert_allclose(ours, logits(config, merged), atol=1e-5)
     assert np.abs(ours - logits(config, params)).max() > 0.1
-    prompts = {"tokens": TOKENS, "segments": BATCH["segments"]}
     texts = [
-        models.generate(view, **prompts, config=config, max_new_tokens=4).tokens
+        models.generate(view, np.asarray(TOKENS).tolist(), None, models.Sampling(4), config)
         for view in (merged, lora.attach(params, adapter, settings))
     ]
-    np.testing.assert_array_equal(*texts)
+    np.testing.assert_array_equal(*([answer.tokens for answer in text] for text in texts))
 
 
 def test_the_adapter_alone_is_trained() -> None:

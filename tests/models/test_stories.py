@@ -51,8 +51,10 @@ def test_loss_of_a_sentence(folder: Path, tokenizer: PreTrainedTokenizerFast) ->
 def test_greedy_text(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     config, params = models.read_folder(folder)
     batch = row(tokenizer, "Once upon a time")
-    generated = models.generate(params, batch["tokens"], batch["segments"], config, max_new_tokens=50)
-    assert tokenizer.decode(generated.tokens[0]).startswith(CONTINUATION)
+    (answer,) = models.generate(
+        params, np.asarray(batch["tokens"]).tolist(), None, models.Sampling(50), config
+    )
+    assert tokenizer.decode(answer.tokens).startswith(CONTINUATION)
 
 
 def test_round_trip(folder: Path, tmp_path: Path) -> None:
