@@ -107,9 +107,9 @@ def test_the_report_says_what_each_epoch_chose(whole, shown):
 def test_a_run_that_is_stopped_everywhere_ends_as_the_one_that_was_not(whole, tmp_path):
     expected, expected_lines, start = whole
     stopped = []
-    for number, stops in enumerate(([1, 2, 3, 4, 5], [2, 3], [3, 1], [4, 1], [5, 6], [0, 7], [1, 5, 2])):
+    for number, stops in enumerate((60 * [1], 40 * [2], 30 * [3], 12 * [1, 2, 3, 4, 5], 8 * [0, 7, 1])):
         again, lines, at = run_in_pieces(
-            tmp_path / str(number), METHOD.schedule, start, 12 * stops, in_memory=True, **OFTEN
+            tmp_path / str(number), METHOD.schedule, start, stops, in_memory=True, **OFTEN
         )
         assert_same(again, expected)
         assert lines == expected_lines
