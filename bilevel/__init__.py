@@ -28,6 +28,7 @@ __version__ = "0.1.0"
 
 _SUBPACKAGES = (
     "core",
+    "curate",
     "data",
     "errors",
     "evaluation",

@@ -82,6 +82,11 @@ class LanguageModel:
         how = {"attention": self._forward_path(batch), "remat": self.remat}
         return decoder.logits(self.whole(params), batch["tokens"], batch["segments"], self.config, **how)
 
+    def hidden(self, params: Params, batch: Batch) -> Float[Array, "sequences positions width"]:
+        """Final hidden states, after the last norm, with no vocabulary in sight; see `models.decoder.hidden`."""
+        how = {"attention": self._forward_path(batch), "remat": self.remat}
+        return decoder.hidden(self.whole(params), batch["tokens"], batch["segments"], self.config, **how)
+
     def generate(
         self,
         params: Params,

@@ -141,11 +141,15 @@ class Layout:
 
     def agree(self, value: bool) -> bool:
         """What all processes do together: what the first of them says."""
+        return bool(self.told(np.asarray(value)))
+
+    def told(self, values: np.ndarray) -> np.ndarray:
+        """An array as the first process has it, in all of them, which give one of its shape."""
         if jax.process_count() == 1:
-            return value
+            return values
         from jax.experimental import multihost_utils
 
-        return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+        return np.asarray(multihost_utils.broadcast_one_to_all(values))
 
 
 def data_layout(devices: Sequence[jax.Device] | None = None) -> Layout:

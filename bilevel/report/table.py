@@ -67,6 +67,13 @@ METHOD_TITLES = {
     "direct_mixing": "direct mixing",
     "validation_only": "validation only",
     "transferred": "trained network",
+    "iterit": "IterIT",
+    "static_ratio_and_diversity": "ratio x diversity, chosen once",
+    "static_ratio": "ratio, chosen once",
+    "longest_share": "longest rows",
+    "random_share": "random rows",
+    "random_anew": "random rows, drawn anew",
+    "full_data": "all rows",
     "clean_only": "clean only (oracle)",
 }
 """Methods by their names in `summary.json`, in the order in which a table shows them."""

@@ -6,6 +6,7 @@ from bilevel.schedule.choose import Change as Change
 from bilevel.schedule.choose import Changed as Changed
 from bilevel.schedule.choose import Choice as Choice
 from bilevel.schedule.choose import Choose as Choose
+from bilevel.schedule.choose import CountUses as CountUses
 from bilevel.schedule.choose import top_share as top_share
 from bilevel.schedule.context import Context as Context
 from bilevel.schedule.context import Saver as Saver

@@ -39,12 +39,22 @@ class Steps:
 
 @dataclass(frozen=True)
 class Passes:
-    """So many passes over the rows, each row exactly once in each: the last batch of a pass is filled up."""
+    """So many passes over the rows, each row exactly once in each: the last batch of a pass is filled up.
+
+    Attributes:
+        count: how many.
+        expected: how many rows there will be, for what is told before they are known; None where nobody can say.
+    """
 
     count: float
+    expected: int | None = None
 
     def __post_init__(self) -> None:
         check_ranges(self, ("count", self.count >= 0, "0 or more"))
+
+    def steps(self, batches_a_pass: int, lower_steps: int) -> int:
+        """Solver steps that they take."""
+        return ceil(self.count * batches_a_pass / lower_steps)
 
 
 @dataclass(frozen=True)
@@ -180,8 +190,11 @@ class Train(Move):
 
     @property
     def planned_lower_steps(self) -> int:
-        """Lower steps, where the length is given in steps; else 0, for they depend on the rows."""
-        return self.length.count * self.plan.lower_steps if isinstance(self.length, Steps) else 0
+        """Lower steps, where they are known in advance; else 0, for passes depend on the rows."""
+        if isinstance(self.length, Steps):
+            return self.length.count * self.plan.lower_steps
+        rows = self.length.expected or 0
+        return self.length.steps(ceil(rows / self.plan.rows), self.plan.lower_steps) * self.plan.lower_steps
 
     def updates_at(self, number: int) -> tuple[str, ...]:
         """What moves in the step of this number, counted over the run."""
@@ -214,7 +227,7 @@ class Train(Move):
     def _steps(self, lower: Batches) -> int:
         if isinstance(self.length, Steps):
             return self.length.count
-        return ceil(self.length.count * lower.drawn.batches_a_pass / self.plan.lower_steps)
+        return self.length.steps(lower.drawn.batches_a_pass, self.plan.lower_steps)
 
     def _taken(self, state: RunState, context: Context) -> tuple[SolverState, RunState]:
         """The solver's state to begin with, and the run's without it: its arrays are donated to the first step.
