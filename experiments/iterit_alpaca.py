@@ -16,6 +16,7 @@ from bilevel.runs.job import Job
 from bilevel.runs.running import run_configured
 from experiments.iterit_config import PRESETS, IterITAlpaca
 from experiments.loading import REFUSALS, Inputs, load_rows, record_of
+from experiments.tasks import prepared_tasks
 
 NAME = "iterit_alpaca"
 
@@ -28,6 +29,7 @@ def job_of(config: IterITAlpaca) -> Job:
             "IterIT's steps follow from its rows: give --iterit.share and --iterit.epochs in place of --steps or "
             "--epochs"
         )
+    asked = config.evaluation.read()
     inputs = load_rows(config.data, config.corpus, config.model, config.seed, config.lora)
     methods = {"iterit": _iterit(config, inputs)(settings=config.iterit)}
     if config.baselines == "all":
@@ -40,6 +42,7 @@ def job_of(config: IterITAlpaca) -> Job:
         seed=config.seed,
         layout=inputs.layout,
         checkpoints=config.run.checkpoints,
+        tasks=prepared_tasks(asked, config.evaluation, inputs),
         record=record_of(NAME, config, inputs, config.training.plan),
     )
 

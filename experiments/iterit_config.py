@@ -12,6 +12,7 @@ from bilevel.data.corpus import Shares
 from bilevel.methods import IterITSettings, TrainingSettings
 from bilevel.runs.run_options import RunOptions
 from experiments.options import CorpusOptions, DataOptions, LoraOptions, ModelOptions
+from experiments.tasks import EvaluationOptions
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class IterITAlpaca:
     lora: LoraOptions = field(default_factory=LoraOptions)
     training: Annotated[TrainingSettings, tyro.conf.OmitArgPrefixes] = field(default_factory=TrainingSettings)
     iterit: IterITSettings = field(default_factory=IterITSettings)
+    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
 
 
 PRESETS = {

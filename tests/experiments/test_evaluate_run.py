@@ -7,9 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from bilevel.errors import InputError
 from bilevel.evaluation import read_measured
 from bilevel.report import compare, comparison_text
 from experiments.bds_alpaca import main
+from experiments.bds_config import BDSAlpaca
+from experiments.dwm_config import DWMAlpaca
+from experiments.iterit_config import IterITAlpaca
+from experiments.pretrain_config import DWMPretrain
+from experiments.tasks import EvaluationOptions
+from experiments.transfer_config import Transfer
 from tests.evaluation.asked import PASSAGES, QUESTIONS, write
 from tests.experiments.runs import SMALL
 from tests.report.html_page import Page
@@ -64,3 +71,10 @@ def test_a_task_that_the_model_cannot_read_ends_the_run_before_it_begins(
         (*_, line) = capsys.readouterr().err.splitlines()
         assert line.startswith(f"error: {said}")
         assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("flags", [BDSAlpaca, DWMAlpaca, DWMPretrain, IterITAlpaca, Transfer])
+def test_every_experiment_on_text_reads_tasks_before_it_reads_rows(flags: type) -> None:
+    evaluation = flags(evaluation=EvaluationOptions(evaluate=("absent.jsonl",))).evaluation
+    with pytest.raises(InputError, match=r"absent\.jsonl: no such file"):
+        evaluation.read()
