@@ -37,7 +37,7 @@ test: $(VENV)/.installed  ## Run the tests, but slow ones and torch's: float32, 
 test-short: $(VENV)/.installed  ## Run the float32 tests of all but methods and experiments: a pass for another interpreter
 	$(PYTEST) --ignore=tests/methods --ignore=tests/experiments $(PYTEST_ARGS)
 
-test-parity: $(VENV)/.parity  ## Compare models with torch (installs torch and peft first)
+test-parity: $(VENV)/.parity  ## Compare with torch, peft and lm-evaluation-harness (installs them first)
 	$(PYTEST) tests/parity -m "parity and not slow" $(PYTEST_ARGS)
 
 test-all: $(VENV)/.parity  ## Run every test that needs neither accelerator nor network, compiled as users do
@@ -83,6 +83,7 @@ $(VENV)/.installed: pyproject.toml requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.parity: $(VENV)/.installed requirements/parity.txt
+$(VENV)/.parity: $(VENV)/.installed requirements/parity.txt requirements/eval.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/parity.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/eval.txt
 	@touch $@

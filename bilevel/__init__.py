@@ -28,8 +28,10 @@ __version__ = "0.1.0"
 
 _SUBPACKAGES = (
     "core",
+    "curate",
     "data",
     "errors",
+    "evaluation",
     "layout",
     "methods",
     "objectives",

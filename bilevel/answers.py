@@ -6,6 +6,7 @@ Whatever fits these descriptions will do: `models.load(...)` brings them, and so
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -14,6 +15,25 @@ from jaxtyping import Bool, Float, Int
 from bilevel.core.tree import PyTree
 
 Tokens = Sequence[int] | Int[np.ndarray, " tokens"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are drawn, as a `generate` of one's own is told; `models.Sampling` is the same for our models.
+
+    Attributes:
+        max_new_tokens: how many tokens an answer has at most, the stop token included.
+        temperature: scores are divided by it before the softmax; 0 takes the argmax.
+        top_k: draws among so many most probable tokens; None for all.
+        top_p: draws among the fewest most probable tokens that hold this share of the probability.
+        stop_tokens: each ends an answer, and is its last token.
+    """
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    stop_tokens: tuple[int, ...] = ()
 
 
 @runtime_checkable

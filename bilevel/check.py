@@ -20,6 +20,7 @@ from bilevel.errors import InputError
 from bilevel.runs.compilation_cache import enable_compilation_cache
 from bilevel.runs.remade import job_of_folder
 from bilevel.runs.standing import standing
+from bilevel.started import stand_behind_installed
 
 _FAR = 10
 """Steps over which looking one step ahead shows."""
@@ -29,6 +30,7 @@ _SETTLE = 50
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code: 0, or 2 for bad input."""
     options = _parser().parse_args(arguments)
+    stand_behind_installed()
     enable_compilation_cache()
     try:
         _check(options)

@@ -12,13 +12,19 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from bilevel.answers import Generate, GenerateEach, ScoreChoices
+from bilevel.answers import Generate, GenerateEach, Sampling, ScoreChoices
 from bilevel.core.losses import RowLosses
 from bilevel.core.problem import Batch, OutputLoss
 from bilevel.core.tree import PyTree
 from bilevel.data import Row
 from bilevel.errors import InputError
-from bilevel.objectives.sft import Scores, exact_matches, response_losses, response_losses_of_logits
+from bilevel.objectives.sft import (
+    Scores,
+    exact_matches,
+    response_losses,
+    response_losses_of_logits,
+    row_vectors,
+)
 from bilevel.objectives.token_scores import TokenScores, scores_of_logits
 from bilevel.objectives.user import ObjectiveModel
 from bilevel.storage.fingerprint import fingerprint_tree
@@ -52,9 +58,10 @@ class Model:
         token_scores: `(params, batch) -> TokenScores` of all tokens, with every derivative.
         first_order_scores: the same with values and gradients alone; None where `token_scores` serves.
         logits: `(params, batch) -> [sequences, tokens, vocabulary]`, float32, of the token after each, all at once.
-        embed: `(params, batch) -> [rows, width]`, a vector a row.
+        embed: `(params, batch) -> [rows, width]`, a vector a row: of text the mean of its tokens' last hidden states.
         generate: `(params, prompts, keys, sampling) -> answers`, one a prompt; see `bilevel.answers.Generate`.
         generate_each: the same as an iterator of `(number of the prompt, answer)`, as they end.
+        sampling: from `max_new_tokens`, `temperature`, `top_k`, `top_p` and `stop_tokens` to what `generate` is told.
         choices: `(params, prompts, continuations) -> scores`: how likely each prompt's continuations are; see
             `bilevel.answers.ScoreChoices`.
         write: `(folder, params, tokenizer=None)`, leaves files that others load.
@@ -76,6 +83,7 @@ class Model:
     embed: Callable[..., Any] | None = None
     generate: Generate | None = None
     generate_each: GenerateEach | None = None
+    sampling: Callable[..., Any] = Sampling
     choices: ScoreChoices | None = None
     write: Callable[..., None] | None = None
     tokenizer: Any = None
@@ -147,8 +155,9 @@ def as_model(given: Any) -> Model:
 
     Args:
         given: a `Model`, which stays as it is, or anything with `params` and `token_scores(params, batch)`, such as
-            `models.load(...)` returns; its `first_order_scores`, `logits`, `generate`, `generate_each`, `choices`,
-            `write`, `tokenizer`, `config` and `described` are taken where it has them.
+            `models.load(...)` returns; its `first_order_scores`, `logits`, `generate`, `generate_each`, `sampling`,
+            `choices`, `write`, `tokenizer`, `config` and `described` are taken where it has them, and `embed` from its
+            `hidden(params, batch)`.
 
     Raises:
         InputError: anything else.
@@ -160,15 +169,17 @@ def as_model(given: Any) -> Model:
             f"{type(given).__name__} is no model: give models.load(...), bilevel.Model.from_logits(...) or "
             "bilevel.Model(row_losses=..., params=...)"
         )
-    config = getattr(given, "config", None)
+    config, hidden = getattr(given, "config", None), getattr(given, "hidden", None)
     return _of_scores(
         given.token_scores,
         getattr(given, "first_order_scores", None),
         params=given.params,
         base=getattr(given, "base", None),
         logits=getattr(given, "logits", None),
+        embed=None if hidden is None else row_vectors(hidden),
         generate=getattr(given, "generate", None),
         generate_each=getattr(given, "generate_each", None),
+        sampling=getattr(given, "sampling", Sampling),
         choices=getattr(given, "choices", None),
         write=getattr(given, "write", None),
         tokenizer=getattr(given, "tokenizer", None),

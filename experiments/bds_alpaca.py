@@ -33,6 +33,7 @@ from bilevel.storage.fingerprint import fingerprint_source
 from experiments.bds_config import AUTHOR_WARNING, PRESETS, BDSAlpaca, check_author, presets_for
 from experiments.loading import REFUSALS, Inputs, load_rows, record_of
 from experiments.options import in_steps
+from experiments.tasks import prepared_tasks
 
 NAME = "bds_alpaca"
 
@@ -41,6 +42,7 @@ def job_of(config: BDSAlpaca) -> Job:
     """Everything that a configuration stands for."""
     check_author(config)
     objective = find_objective(config.upper, "--upper") if config.upper is not None else None
+    asked = config.evaluation.read()
     inputs = load_rows(config.data, config.corpus, config.model, config.seed, config.lora)
     training = in_steps(config.training, PRESETS[config.preset].training, len(inputs.data["pool"]))
     also = {}
@@ -69,6 +71,7 @@ def job_of(config: BDSAlpaca) -> Job:
         inputs.model,
         main="bds",
         seed=config.seed,
+        tasks=prepared_tasks(asked, config.evaluation, inputs),
         layout=inputs.layout,
         checkpoints=checkpoints,
         record=record,

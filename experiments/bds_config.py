@@ -12,6 +12,7 @@ from bilevel.errors import InputError
 from bilevel.methods import BDSSettings, TrainingSettings
 from bilevel.runs.run_options import RunOptions
 from experiments.options import CorpusOptions, DataOptions, HypergradientOptions, LoraOptions, ModelOptions
+from experiments.tasks import EvaluationOptions
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class BDSAlpaca:
     corpus: CorpusOptions = field(default_factory=CorpusOptions)
     model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelOptions)
     lora: LoraOptions = field(default_factory=LoraOptions)
+    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
     training: Annotated[TrainingSettings, tyro.conf.OmitArgPrefixes] = field(default_factory=TrainingSettings)
     bds: BDSSettings = field(default_factory=BDSSettings)
     hypergradient: HypergradientOptions = field(default_factory=HypergradientOptions)

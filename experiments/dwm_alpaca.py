@@ -24,6 +24,7 @@ from experiments.dwm_config import PRESETS, DWMAlpaca
 from experiments.dwm_stages import compared_with, in_stages
 from experiments.loading import REFUSALS, load_rows, record_of
 from experiments.options import in_steps
+from experiments.tasks import prepared_tasks
 
 NAME = "dwm_alpaca"
 LEARNED = ("tokens", "one_feature", "alignment", "row_logits")
@@ -38,6 +39,7 @@ _OTHER_NETWORKS: dict[str, dict[str, Any]] = {
 
 def job_of(config: DWMAlpaca) -> Job:
     """Everything that a configuration stands for."""
+    asked = config.evaluation.read()
     inputs = load_rows(config.data, config.corpus, config.model, config.seed, config.lora)
     model, data = inputs.model, inputs.data
     training = in_steps(config.training, PRESETS[config.preset].training, len(data["pool"]))
@@ -64,6 +66,7 @@ def job_of(config: DWMAlpaca) -> Job:
         main="dwm",
         seed=config.seed,
         learned=LEARNED,
+        tasks=prepared_tasks(asked, config.evaluation, inputs),
         layout=inputs.layout,
         checkpoints=config.run.checkpoints,
         record=record_of(NAME, config, inputs, training.plan),

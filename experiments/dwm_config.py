@@ -10,6 +10,7 @@ import tyro
 from bilevel.methods import BDSSettings, DWMSettings, TrainingSettings
 from bilevel.runs.run_options import RunOptions
 from experiments.options import CorpusOptions, DataOptions, LoraOptions, ModelOptions
+from experiments.tasks import EvaluationOptions
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class DWMAlpaca:
     corpus: CorpusOptions = field(default_factory=CorpusOptions)
     model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelOptions)
     lora: LoraOptions = field(default_factory=LoraOptions)
+    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
     training: Annotated[TrainingSettings, tyro.conf.OmitArgPrefixes] = field(default_factory=TrainingSettings)
     dwm: DWMSettings = field(default_factory=DWMSettings)
     alignment_rate: float = 15.0

@@ -22,12 +22,14 @@ from experiments.dwm_stages import compared_with, in_stages
 from experiments.loading import REFUSALS, load_documents, record_of
 from experiments.options import in_steps
 from experiments.pretrain_config import PRESETS, DWMPretrain
+from experiments.tasks import prepared_tasks
 
 NAME = "dwm_pretrain"
 
 
 def job_of(config: DWMPretrain) -> Job:
     """Everything that a configuration stands for."""
+    asked = config.evaluation.read()
     inputs = load_documents(config.data, config.corpus, config.model, config.seed)
     model, data = inputs.model, inputs.data
     training = in_steps(config.training, PRESETS[config.preset].training, len(data["pool"]))
@@ -55,6 +57,7 @@ def job_of(config: DWMPretrain) -> Job:
         model,
         main="dwm",
         seed=config.seed,
+        tasks=prepared_tasks(asked, config.evaluation, inputs),
         layout=inputs.layout,
         checkpoints=config.run.checkpoints,
         record=record_of(NAME, config, inputs, training.plan),

@@ -13,6 +13,7 @@ from bilevel.methods.dwm import DWMSettings
 from bilevel.runs.run_options import RunOptions
 from bilevel.weighting import EncoderSettings
 from experiments.options import ModelOptions, TextCorpusOptions, TextOptions
+from experiments.tasks import EvaluationOptions
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class DWMPretrain:
     data: Annotated[TextOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=TextOptions)
     corpus: TextCorpusOptions = field(default_factory=TextCorpusOptions)
     model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelOptions)
+    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
     training: Annotated[TrainingSettings, tyro.conf.OmitArgPrefixes] = field(default_factory=TrainingSettings)
     dwm: DWMSettings = field(default_factory=DWMSettings)
 

@@ -21,6 +21,7 @@ from bilevel.storage.snapshots import Snapshot, check_tokenizer, read_snapshots
 from experiments.bds_alpaca import labelled
 from experiments.loading import REFUSALS, Inputs, load_documents, load_rows, record_of
 from experiments.options import in_steps
+from experiments.tasks import prepared_tasks
 from experiments.transfer_config import PRESETS, Transfer, check_kind, presets_for, reads_text
 
 NAME = "transfer"
@@ -32,6 +33,7 @@ def job_of(config: Transfer) -> Job:
         raise InputError("there is no network to weight by: add --weighting RUN")
     snapshots = read_snapshots(config.weighting)
     check_kind(config, snapshots[0])
+    asked = config.evaluation.read()
     inputs = _load(config, snapshots[-1])
     check_tokenizer(snapshots[0], inputs.language.tokenizer)
     model, data = inputs.model, inputs.data
@@ -55,6 +57,7 @@ def job_of(config: Transfer) -> Job:
         model,
         main="transferred",
         seed=config.seed,
+        tasks=prepared_tasks(asked, config.evaluation, inputs),
         layout=inputs.layout,
         checkpoints=config.run.checkpoints,
         record=replace(record, notices=(*record.notices, *wording)),

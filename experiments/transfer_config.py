@@ -26,6 +26,7 @@ from experiments.options import (
     TextCorpusOptions,
     TextOptions,
 )
+from experiments.tasks import EvaluationOptions
 
 _FLAG = "--weighting"
 
@@ -96,6 +97,7 @@ class Transfer:
     corpus: TransferCorpus = field(default_factory=TransferCorpus)
     model: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelOptions)
     lora: LoraOptions = field(default_factory=LoraOptions)
+    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
     training: Annotated[TrainingSettings, tyro.conf.OmitArgPrefixes] = field(default_factory=TrainingSettings)
 
     def __post_init__(self) -> None:

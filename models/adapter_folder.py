@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import DTypeLike
 
+from models.adapter_settings import CONFIG, AdapterSettings, read_settings
 from models.config import DecoderConfig
 from models.errors import ModelError
 from models.family import TensorName, family_of
@@ -20,20 +21,8 @@ from models.lora import TARGETS, LoraConfig, declare
 from models.parameters import Params
 from models.stored import Stored, check, open_file, write_file
 
-CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
-# Settings of PEFT that would change what an adapter computes or holds, and the only values that are read.
-_PLAIN: dict[str, tuple[Any, ...]] = {
-    "peft_type": ("LORA",),
-    "bias": ("none", None),
-    "use_dora": (False, None),
-    "lora_bias": (False, None),
-    "modules_to_save": (None, []),
-    "layers_to_transform": (None, []),
-    "trainable_token_indices": (None, []),
-    "target_parameters": (None, []),
-}
 
 
 def write_adapter(
@@ -115,8 +104,8 @@ def read_adapter(
         dtype: type of the parameters; by default the type in which they are stored.
 
     Returns:
-        The settings and the adapter. Where PEFT gave a module a rank or an alpha of its own, or adapted several of
-        our maps as one, factors are as wide as there and carry the difference in scale.
+        The settings and the adapter. Where PEFT gave a module a rank or an alpha of its own, in all layers or in some,
+        or adapted several of our maps as one, factors are as wide as there and carry the difference in scale.
 
     Raises:
         ModelError: for anything that is absent, broken, or no plain LoRA; one line that names file and tensor.
@@ -129,29 +118,28 @@ def read_adapter(
         ('query', 'value')
     """
     folder = Path(path)
-    raw = _read_config(folder)
     with contextlib.ExitStack() as stack:
         try:
             stored = open_file(folder / WEIGHTS, stack)
         except FileNotFoundError:
-            raise ModelError(f"{folder}: no {WEIGHTS} (other formats are not read)") from None
+            raise _absent(folder) from None
         modules = {
             module: keys
             for module, keys in _modules(config).items()
-            if f"{_PREFIX}{module.format(layer=0)}.lora_A.weight" in stored
+            if any(f"{_PREFIX}{name}.lora_A.weight" in stored for name in _in_layers(module, config))
         }
+        found = read_settings(folder, (name for module in modules for name in _in_layers(module, config)))
         if not modules:
             raise ModelError(f"{folder / WEIGHTS}: adapts no linear map of a layer of this architecture")
         targets = tuple(target for target in TARGETS if any(target in keys for keys in modules.values()))
-        settings = LoraConfig(raw["r"], float(raw["lora_alpha"]), targets, bool(raw.get("use_rslora")))
-        sizes = {module: _rank(raw, module) for module in modules}
-        check(folder, stored, dict(_shapes(config, modules, {m: rank for m, (rank, _) in sizes.items()})), ())
+        settings = LoraConfig(found.rank, found.alpha, targets, found.rank_stabilised)
+        check(folder, stored, dict(_shapes(config, modules, found)), ())
         adapter: Params = {}
         for module, keys in modules.items():
-            rank, alpha = sizes[module]
-            ours = LoraConfig(rank, alpha, targets, settings.rank_stabilised)
+            names = _in_layers(module, config)
+            scales = [found.scale_of(name) / settings.scale for name in names]
             for target, key in keys.items():
-                factors = _read_module(stored, module, key, config.layers, ours.scale / settings.scale, dtype)
+                factors = _read_module(stored, names, key, scales, dtype)
                 adapter.setdefault(TARGETS[target], {})[target] = factors
     return settings, {"layers": adapter}
 
@@ -226,20 +214,22 @@ def _short(module: str, modules: Mapping[str, Any]) -> str:
     return parts[-1] if alike == 1 else ".".join(parts[-2:])
 
 
+def _in_layers(module: str, config: DecoderConfig) -> list[str]:
+    """The names of a module in every layer."""
+    return [module.format(layer=layer) for layer in range(config.layers)]
+
+
 def _shapes(
-    config: DecoderConfig, modules: Mapping[str, Mapping[str, TensorName]], ranks: Mapping[str, int]
+    config: DecoderConfig, modules: Mapping[str, Mapping[str, TensorName]], found: AdapterSettings
 ) -> Iterator[tuple[str, tuple[int, int]]]:
     for module, keys in modules.items():
         target, key = next(iter(keys.items()))
-        factors = declare(config, LoraConfig(ranks[module], 1.0, (target,)))["layers"][TARGETS[target]][
-            target
-        ]
-        _, inputs, rank = factors["lora_a"].shape
-        outputs = factors["lora_b"].shape[2] * key.parts
-        for layer in range(config.layers):
-            name = f"{_PREFIX}{module.format(layer=layer)}"
-            yield f"{name}.lora_A.weight", (rank, inputs)
-            yield f"{name}.lora_B.weight", (outputs, rank)
+        factors = declare(config, LoraConfig(1, 1.0, (target,)))["layers"][TARGETS[target]][target]
+        inputs, outputs = factors["lora_a"].shape[1], factors["lora_b"].shape[2] * key.parts
+        for name in _in_layers(module, config):
+            rank = found.rank_of(name)
+            yield f"{_PREFIX}{name}.lora_A.weight", (rank, inputs)
+            yield f"{_PREFIX}{name}.lora_B.weight", (outputs, rank)
 
 
 def _factors(adapter: Params, expected: Params, target: str) -> tuple[np.ndarray, np.ndarray]:
@@ -259,42 +249,27 @@ def _factors(adapter: Params, expected: Params, target: str) -> tuple[np.ndarray
 
 def _read_module(
     stored: Mapping[str, Stored],
-    module: str,
+    names: Sequence[str],
     key: TensorName,
-    layers: int,
-    scale: float,
+    scales: Sequence[float],
     dtype: DTypeLike | None,
 ) -> Params:
-    names = [f"{_PREFIX}{module.format(layer=layer)}" for layer in range(layers)]
-    a = np.stack([stored[f"{name}.lora_A.weight"].values[:].T for name in names])
-    whole = np.stack([stored[f"{name}.lora_B.weight"].values[:].T for name in names])
-    width = whole.shape[2] // key.parts
-    b = whole[..., key.part * width : (key.part + 1) * width]
-    return {"lora_a": jnp.asarray(a, dtype), "lora_b": jnp.asarray(b, dtype) * scale}
+    """One target's factors over the layers; those of a layer of lower rank are filled up with zeros."""
+    a = [stored[f"{_PREFIX}{name}.lora_A.weight"].values[:].T for name in names]
+    whole = [stored[f"{_PREFIX}{name}.lora_B.weight"].values[:].T for name in names]
+    rank = max(len(layer) for layer in whole)
+    width = whole[0].shape[1] // key.parts
+    b = [layer[:, key.part * width : (key.part + 1) * width] for layer in whole]
+    stacked_a = np.stack([np.pad(layer, ((0, 0), (0, rank - layer.shape[1]))) for layer in a])
+    stacked_b = np.stack([np.pad(layer, ((0, rank - len(layer)), (0, 0))) for layer in b])
+    lora_b = jnp.asarray(stacked_b, dtype)
+    return {
+        "lora_a": jnp.asarray(stacked_a, dtype),
+        "lora_b": lora_b * jnp.asarray(scales, lora_b.dtype)[:, None, None],
+    }
 
 
-def _rank(raw: Mapping[str, Any], module: str) -> tuple[int, float]:
-    """Rank and alpha of a module, which may have a pattern of its own."""
-
-    def of(patterns: Mapping[str, Any] | None, default: Any) -> Any:
-        name = module.format(layer=0)
-        return next((v for k, v in (patterns or {}).items() if f".{name}".endswith(f".{k}")), default)
-
-    return of(raw.get("rank_pattern"), raw["r"]), float(of(raw.get("alpha_pattern"), raw["lora_alpha"]))
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG
-    if not path.is_file():
-        raise ModelError(f"{folder}: no {CONFIG}: not a PEFT adapter folder")
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        numbers = (raw["r"], raw["lora_alpha"])
-    except (ValueError, LookupError, TypeError) as error:
-        raise ModelError(f"{path}: no settings of an adapter ({error!r})") from None
-    for name, values in _PLAIN.items():
-        if raw.get(name) not in values:
-            raise ModelError(f"{path}: {name} {raw.get(name)!r} is not supported: only {values[0]!r} is")
-    if type(numbers[0]) is not int or type(numbers[1]) not in (int, float):
-        raise ModelError(f"{path}: r and lora_alpha must be numbers, not {numbers[0]!r} and {numbers[1]!r}")
-    return raw
+def _absent(folder: Path) -> ModelError:
+    if not (folder / CONFIG).is_file():
+        return ModelError(f"{folder}: no {CONFIG}: not a PEFT adapter folder")
+    return ModelError(f"{folder}: no {WEIGHTS} (other formats are not read)")

@@ -20,6 +20,8 @@ from models.family import Family, TensorName
 from models.parameters import Params, Tensor
 from models.stored import FLOATS, SHARD_BYTES, Stored, check, finish_folder, open_folder, shards, write_file
 
+_ROWS_AT_ONCE = 8192
+
 
 def read_parameters(
     folder: Path,
@@ -43,7 +45,7 @@ def read_parameters(
 
     Raises:
         ModelError: for files that are absent, truncated or no safetensors, and for tensors that are missing,
-            unknown, of another shape, or no floating-point numbers.
+            unknown, of another shape, or no floating-point numbers; for tied embeddings whose second copy differs.
     """
     with contextlib.ExitStack() as stack:
         stored = open_folder(folder, stack)
@@ -53,6 +55,8 @@ def read_parameters(
         shapes = {name: shape for entry in wanted for name, shape in entry.pieces()}
         ignored = [name for name in stored if any(fnmatch.fnmatchcase(name, p) for p in family.ignored)]
         check(folder, stored, shapes, ignored)
+        if config.tied_embeddings:
+            _check_tied(family, stored)
         kinds = {stored[name].dtype for name in shapes}
         dtype = jnp.result_type(*(FLOATS[kind] for kind in kinds)) if dtype is None else jnp.dtype(dtype)
         dtype = jax.dtypes.canonicalize_dtype(dtype)
@@ -155,6 +159,21 @@ class _Entry(NamedTuple):
         if sharding is None:
             return jnp.asarray(part((slice(None),) * len(self.tensor.shape)))
         return jax.make_array_from_callback(self.tensor.shape, sharding, part)
+
+
+def _check_tied(family: Family, stored: Mapping[str, Stored]) -> None:
+    """Refuses a second copy of tied embeddings that is none: transformers would use it for the logits."""
+    names = {key.path: key.name for key in family.tensors}
+    table, head = (stored.get(names[path]) for path in ("embedding/table", "unembedding/kernel"))
+    if table is None or head is None:
+        return
+    for start in range(0, table.shape[0], _ROWS_AT_ONCE):
+        rows = slice(start, min(start + _ROWS_AT_ONCE, table.shape[0]))
+        if head.shape != table.shape or not np.array_equal(table.values[rows], head.values[rows]):
+            raise ModelError(
+                f"{head.file}: {names['unembedding/kernel']} differs from the embedding, though tie_word_embeddings is "
+                "true: set it to false, or remove the tensor"
+            )
 
 
 def _wanted(family: Family, config: DecoderConfig) -> Iterator[_Entry]:

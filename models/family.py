@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, get_args
 
 from models.config import DecoderConfig, RopeScaling
+from models.config_keys import unknown_key, unknown_rope_key
 from models.errors import ModelError
 
 REQUIRED = object()
@@ -23,6 +24,12 @@ _ROPE_KEYS = {
     "high_frequency_factor": "high_freq_factor",
     "original_positions": "original_max_position_embeddings",
 }
+
+
+_NESTED = ("layer_types", "rope_parameters", "rope_scaling")
+# What transformers asks of every configuration; no family states it.
+_ASSUMED: dict[str, Any] = {"is_causal": True, "partial_rotary_factor": 1.0}
+_ROPE_TYPES = ("default", "llama3")
 
 
 class Setting(NamedTuple):
@@ -59,6 +66,7 @@ class Family(NamedTuple):
         tensors: which tensor holds which parameter.
         ignored: patterns of tensor names that checkpoints may carry without meaning.
         prefix: what the names of some checkpoints lack: those that were written without the head.
+        idle: further keys that may stand there and change nothing in this family.
     """
 
     model_type: str
@@ -69,6 +77,7 @@ class Family(NamedTuple):
     tensors: tuple[TensorName, ...]
     ignored: tuple[str, ...]
     prefix: str = ""
+    idle: tuple[str, ...] = ()
 
 
 def linear_names(path: str, name: str) -> tuple[TensorName, TensorName]:
@@ -84,8 +93,8 @@ def config_from_raw(family: Family, raw: Mapping[str, Any]) -> DecoderConfig:
     Raises:
         ModelError: for a missing key, or a setting that the decoder does not have.
     """
-    for key, value in family.fixed.items():
-        if raw.get(key) not in (None, value):
+    for key, value in {**_ASSUMED, **family.fixed}.items():
+        if raw.get(key) is not None and raw[key] != value:
             raise ModelError(
                 f"{key} {raw[key]!r} is not supported: {family.model_type} models here have {value!r}"
             )
@@ -103,6 +112,12 @@ def config_from_raw(family: Family, raw: Mapping[str, Any]) -> DecoderConfig:
             value = setting.default
         if value is not None or _optional(setting):
             fields[setting.field] = _typed(setting, value)
+    unknown = unknown_key(raw, _known(family))
+    if unknown is not None:
+        raise ModelError(
+            f"unknown setting {unknown} {_brief(raw[unknown])}: remove it if {family.model_type} models compute the "
+            "same without it"
+        )
     fields.setdefault("kv_heads", fields["heads"])
     fields.setdefault("mlp_width", 4 * fields["width"])
     return DecoderConfig(**fields)
@@ -141,6 +156,16 @@ def raw_from_config(
                 f"{field.name} {stated!r} cannot be written: a {family.model_type} model like this has {possible!r}"
             )
     return raw
+
+
+def _known(family: Family) -> frozenset[str]:
+    keys = {setting.key for setting in family.settings}
+    return frozenset({*keys, *family.fixed, *_ASSUMED, *_NESTED, *family.idle})
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def family_of(families: Iterable[Family], config: DecoderConfig) -> Family:
@@ -199,8 +224,11 @@ def _rope(raw: Mapping[str, Any]) -> tuple[float | None, RopeScaling | None]:
     if not isinstance(parameters, Mapping):
         raise ModelError(f"rope_parameters must be an object, not {parameters!r}")
     kind = parameters.get("rope_type", parameters.get("type", "default"))
-    if kind not in ("default", "llama3"):
+    if kind not in _ROPE_TYPES:
         raise ModelError(f"rope type {kind!r} is not supported: only 'default' and 'llama3' are")
+    unknown = unknown_rope_key(parameters, frozenset(_ROPE_KEYS.values()))
+    if unknown is not None:
+        raise ModelError(f"rope setting {unknown} {_brief(parameters[unknown])} is not supported")
     scaling = None
     if kind == "llama3":
         for key in _ROPE_KEYS.values():

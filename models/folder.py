@@ -2,7 +2,7 @@
 
 import json
 import os
-import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from models.family import Family, config_from_raw, family_of, raw_from_config
 from models.hub import local_folder
 from models.parameters import Params
 from models.stored import SHARD_BYTES
+from models.tokenizer import FILES, copy_files, folder_of, write_tokenizer
 
 CONFIG = "config.json"
 FAMILIES: dict[str, Family] = {
@@ -25,16 +26,9 @@ FAMILIES: dict[str, Family] = {
     for family in (llama.FAMILY, mistral.FAMILY, qwen.QWEN2, qwen.QWEN3, gpt2.FAMILY)
 }
 """By `model_type`. An architecture that several can hold is written as the first."""
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-)
+_GENERATION = "generation_config.json"
+_TERMS = ("LICENSE*", "NOTICE*", "USE_POLICY*")
+"""Terms that go with a model wherever it goes."""
 
 
 def read_config(path: str | os.PathLike[str]) -> DecoderConfig:
@@ -108,9 +102,9 @@ def write_folder(
         config: the architecture.
         params: the parameters, in the type in which they are to be stored.
         source: the folder or hub name that the model was read from: its config.json is copied and only what differs is
-            changed, and its generation_config.json and tokenizer files are copied.
-        tokenizer: a tokenizer folder, whose files are copied, or a transformers tokenizer, which saves itself;
-            by default the source's.
+            changed, and its generation_config.json, tokenizer files and terms of use are copied as they are.
+        tokenizer: a tokenizer folder, whose files are copied, or a transformers tokenizer: of one that was read from a
+            folder that folder's files are copied, another saves itself. By default the source's.
         shard_bytes: weights larger than this are written as shards with an index.
 
     Raises:
@@ -134,11 +128,17 @@ def write_folder(
     target.mkdir(parents=True, exist_ok=True)
     write_parameters(target, family, config, params, shard_bytes)
     if source is not None:
-        _copy(source, target, ("generation_config.json",))
-    if tokenizer is not None:
-        text |= _special_tokens(_write_tokenizer(tokenizer, target))
-    elif source is not None:
-        _copy(source, target, TOKENIZER_FILES)
+        copy_files(source, target, (_GENERATION, *_TERMS))
+    if tokenizer is None:
+        if source is not None:
+            copy_files(source, target, FILES)
+    else:
+        written, folder = _write_tokenizer(tokenizer, target)
+        # A tokenizer of the source's own changes nothing of what the source says about tokens.
+        if source is None or folder is None or folder.resolve() != source.resolve():
+            ids = _special_tokens(written)
+            text |= _differing(text, ids) if source is not None else ids
+            _mend_generation(target / _GENERATION, ids)
     (target / CONFIG).write_text(json.dumps(text, indent=2) + "\n", encoding="utf-8")
 
 
@@ -163,18 +163,18 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], Family, DecoderConfig]:
         raise ModelError(f"{path}: {error}") from None
 
 
-def _write_tokenizer(tokenizer: Any, target: Path) -> Any:
-    """Copies a tokenizer folder or has a tokenizer save itself; returns the tokenizer."""
+def _write_tokenizer(tokenizer: Any, target: Path) -> tuple[Any, Path | None]:
+    """Copies a tokenizer folder or writes a tokenizer; returns it, and the folder whose files now stand there."""
     if not isinstance(tokenizer, str | os.PathLike):
-        tokenizer.save_pretrained(target)
-        return tokenizer
+        write_tokenizer(tokenizer, target)
+        return tokenizer, folder_of(tokenizer)
     if not Path(tokenizer).is_dir():
         raise ModelError(f"{tokenizer}: no such tokenizer folder")
-    _copy(Path(tokenizer), target, TOKENIZER_FILES)
+    copy_files(Path(tokenizer), target, FILES)
     # Imported here: transformers takes a second, and only this line needs it.
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(target, trust_remote_code=False)
+    return AutoTokenizer.from_pretrained(target, trust_remote_code=False), Path(tokenizer)
 
 
 def _special_tokens(tokenizer: Any) -> dict[str, int | None]:
@@ -182,10 +182,17 @@ def _special_tokens(tokenizer: Any) -> dict[str, int | None]:
     return {f"{kind}_token_id": token for kind, token in kinds}
 
 
-def _copy(source: Path, target: Path, names: tuple[str, ...]) -> None:
-    if source.resolve() == target.resolve():
+def _differing(text: Mapping[str, Any], ids: Mapping[str, int | None]) -> dict[str, int | None]:
+    """Those ids that a configuration does not have already, alone or in a list of several."""
+    found = {key: text[key] if isinstance(text.get(key), list) else [text.get(key)] for key in ids}
+    return {key: token for key, token in ids.items() if token not in found[key]}
+
+
+def _mend_generation(path: Path, ids: Mapping[str, int | None]) -> None:
+    """Brings a model's generation settings in line with another tokenizer, where they name tokens."""
+    if not path.is_file():
         return
-    for name in names:
-        if (source / name).is_file():
-            # Contents alone: a read-only source must not make the copy read-only.
-            shutil.copyfile(source / name, target / name)
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    changes = {key: token for key, token in _differing(settings, ids).items() if key in settings}
+    if changes:
+        path.write_text(json.dumps(settings | changes, indent=2) + "\n", encoding="utf-8")

@@ -7,7 +7,10 @@ from pathlib import Path
 
 from models.errors import ModelError
 
-PATTERNS = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt")
+PATTERNS = (
+    *("*.json", "*.safetensors", "*.jinja", "tokenizer.model", "vocab.txt", "merges.txt"),
+    *("LICENSE*", "NOTICE*", "USE_POLICY*"),
+)
 """What is downloaded: no pickle, and no code."""
 
 

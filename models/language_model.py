@@ -26,7 +26,7 @@ from models.precision import cast
 from models.prompts import Prompt
 from models.sampling import Answer, Sampling, generate, generate_each
 from models.scores import TokenScores, token_scores
-from models.tokenizer import read_tokenizer
+from models.tokenizer import read_tokenizer, write_tokenizer
 
 Batch = Mapping[str, Any]
 
@@ -82,6 +82,11 @@ class LanguageModel:
         how = {"attention": self._forward_path(batch), "remat": self.remat}
         return decoder.logits(self.whole(params), batch["tokens"], batch["segments"], self.config, **how)
 
+    def hidden(self, params: Params, batch: Batch) -> Float[Array, "sequences positions width"]:
+        """Final hidden states, after the last norm, with no vocabulary in sight; see `models.decoder.hidden`."""
+        how = {"attention": self._forward_path(batch), "remat": self.remat}
+        return decoder.hidden(self.whole(params), batch["tokens"], batch["segments"], self.config, **how)
+
     def generate(
         self,
         params: Params,
@@ -105,6 +110,11 @@ class LanguageModel:
         """The number of each prompt and its answer, as they end; see `models.generate_each`, also for `how`."""
         how = {"attention": self._reading_path} | how
         return generate_each(self.whole(params), prompts, keys, sampling, self.config, **how)
+
+    @property
+    def sampling(self) -> type[Sampling]:
+        """How `generate` is told to draw."""
+        return Sampling
 
     def choices(
         self, params: Params, prompts: Sequence[Prompt], continuations: Sequence[Sequence[Prompt]], **how: Any
@@ -138,7 +148,7 @@ class LanguageModel:
         write_adapter(folder, self.config, self.adapter, params, base=self.name)
         tokenizer = self.tokenizer if tokenizer is None else tokenizer
         if tokenizer is not None:
-            tokenizer.save_pretrained(folder)
+            write_tokenizer(tokenizer, Path(folder))
 
     @cached_property
     def tokenizer(self) -> Any:

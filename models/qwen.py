@@ -3,19 +3,23 @@
 from models.family import Family, Setting
 from models.llama import IGNORED, SETTINGS, TENSORS
 
+# Its sliding window would hold for the upper layers alone, and only where use_sliding_window says so.
+_IDLE = ("sliding_window",)
+
 QWEN2 = Family(
     model_type="qwen2",
     architecture="Qwen2ForCausalLM",
     settings=(
         *SETTINGS,
         Setting("kv_heads", "num_key_value_heads", 32),
+        Setting("head_dim", "head_dim", None),
         Setting("max_positions", "max_position_embeddings", 32768),
     ),
-    # Its sliding window would hold for the upper layers alone.
     fixed={"hidden_act": "silu", "use_sliding_window": False},
     constants={"attention_bias": True},
     tensors=TENSORS,
     ignored=IGNORED,
+    idle=(*_IDLE, "attention_bias"),
 )
 
 QWEN3 = Family(
@@ -33,4 +37,5 @@ QWEN3 = Family(
     constants={"qk_norm": True},
     tensors=TENSORS,
     ignored=IGNORED,
+    idle=_IDLE,
 )

@@ -28,6 +28,7 @@ MORE_PROGRAMS = {
     "float64/test_networks.py": 420,
     "float64/test_curvature.py": 410,
     # Several runs of different experiments.
+    "runs/test_running.py": 400,
     "experiments/test_dwm_pretrain.py": 620,
     "experiments/test_dwm_transfer.py": 580,
 }

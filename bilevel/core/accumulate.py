@@ -9,7 +9,7 @@ import jax
 import optax
 from jaxtyping import Array
 
-from bilevel.core.losses import Mean
+from bilevel.core.losses import Mean, over
 from bilevel.core.tree import PyTree
 
 
@@ -67,4 +67,4 @@ def mean_value_and_gradient(
 
 def divide(gradient: PyTree, count: Array) -> PyTree:
     """A summed gradient divided by its count, in the gradient's own dtypes; zero over an empty batch."""
-    return jax.tree.map(lambda g: (g / jax.numpy.maximum(count, 1)).astype(g.dtype), gradient)
+    return jax.tree.map(lambda g: over(g, count).astype(g.dtype), gradient)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from bilevel.core.accumulate import over_micro_batches
+from bilevel.core.accumulate import divide, over_micro_batches
 from bilevel.core.hypergradient import Levels, Point
 from bilevel.core.lower_level import LowerLevel
 from bilevel.core.problem import Batch
@@ -20,6 +20,9 @@ from bilevel.core.tree import PyTree, add_scaled, norm, widened
 
 Product = Callable[[PyTree], PyTree]
 """From a direction (in at least float32) to the matrix times it, in at least float32."""
+
+_ROUNDINGS = 16
+"""So many roundings a product may be off by, relative to the largest curvature."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,22 @@ def largest_curvature(product: Product, like: PyTree, key: Array, iterations: in
     return lengths[-1]
 
 
+def rounding_of(largest: Array) -> Array:
+    """Curvature up to which a direction is flat as far as arithmetic can tell, where the largest is known.
+
+    The matrix times a vector p is off by a few roundings of |A| |p|, so p.Ap / p.p says nothing below them: a step
+    that divides by it divides noise by noise.
+    """
+    return _ROUNDINGS * jnp.finfo(jnp.result_type(largest)).eps * largest
+
+
+def inverted(values: Float[Array, " values"]) -> Float[Array, " values"]:
+    """The inverse of each eigenvalue of a matrix, zero for those that are zero as far as arithmetic can tell."""
+    sizes = jnp.abs(values)
+    flat = sizes <= rounding_of(jnp.max(sizes))
+    return jnp.where(flat, 0.0, 1.0 / jnp.where(flat, 1.0, values))
+
+
 def unit(vector: PyTree, length: Array) -> PyTree:
     """The ratio vector / length; zero for a zero vector."""
     return jax.tree.map(lambda x: relative(x, length).astype(x.dtype), vector)
@@ -139,7 +158,7 @@ def _hessian_product(lower: LowerLevel, point: Point, batches: Batch, reuse: boo
             (total, count), _ = over_micro_batches(
                 lambda batch, weights: (_wide(gradient(inner, batch, weights)), None), batches, weights
             )
-            return _divided(total, count)
+            return divide(total, count)
 
         return jax.linearize(mean_gradient, inner)[1]
 
@@ -150,7 +169,7 @@ def _hessian_product(lower: LowerLevel, point: Point, batches: Batch, reuse: boo
             )
             return _wide((product, count)), None
 
-        return _divided(*over_micro_batches(one, batches, weights)[0])
+        return divide(*over_micro_batches(one, batches, weights)[0])
 
     return product
 
@@ -183,7 +202,7 @@ def _gauss_newton_product(lower: LowerLevel, point: Point, batches: Batch, reuse
                 return count, product
 
             count, bent = over_micro_batches(one, outputs, push(direction), batches, weights)
-            return _divided(widened(pull(bent)[0]), count)
+            return divide(widened(pull(bent)[0]), count)
 
         return reused
 
@@ -197,7 +216,7 @@ def _gauss_newton_product(lower: LowerLevel, point: Point, batches: Batch, reuse
             bent, count = curved(outputs, tangent, batch, weights)
             return _wide((pull(bent)[0], count)), None
 
-        return _divided(*over_micro_batches(one, batches, weights)[0])
+        return divide(*over_micro_batches(one, batches, weights)[0])
 
     return product
 
@@ -205,7 +224,3 @@ def _gauss_newton_product(lower: LowerLevel, point: Point, batches: Batch, reuse
 def _wide(product_and_count: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
     product, count = product_and_count
     return widened(product), count
-
-
-def _divided(total: PyTree, count: Array) -> PyTree:
-    return jax.tree.map(lambda x: (x / jnp.maximum(count, 1)).astype(x.dtype), total)

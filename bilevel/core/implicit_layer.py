@@ -17,7 +17,7 @@ from bilevel.core.lower_steps import Iterate, LookBack, LowerStep, take_lower_st
 from bilevel.core.optimizer_step import has_derivative
 from bilevel.core.problem import Batch, Problem
 from bilevel.core.ranges import check_ranges
-from bilevel.core.tree import PyTree, norm
+from bilevel.core.tree import PyTree, check_smooth, is_smooth, norm
 from bilevel.core.unroll.mixed import pull_back_steps
 
 Layer = Callable[[PyTree, PyTree, Batch], PyTree]
@@ -43,7 +43,8 @@ def implicit_layer(
 
     Layers nest: a lower loss may call another layer, which makes three levels, and so on. Second derivatives of a
     layer, which the level above takes, are those of what it computes: of its steps in forward mode, and of its rule.
-    Everything that is to be differentiated enters as an argument; what the loss closes over is a constant.
+    Everything that is to be differentiated enters as an argument; what the loss closes over is a constant, and so are
+    integers among the outer variables.
 
     Args:
         lower: `(outer, inner, batch) -> Mean`, or a scalar.
@@ -59,7 +60,8 @@ def implicit_layer(
         `train(outer, start, batches) -> inner`.
 
     Raises:
-        ValueError: for a tolerance without a rule, no steps, or an optimizer without a derivative where one is needed.
+        ValueError: for a tolerance without a rule, no steps, or an optimizer without a derivative where one is needed;
+            by the layer, for integers among the inner variables.
 
     Examples:
         Ridge regression whose strength is learned:
@@ -86,13 +88,25 @@ def implicit_layer(
             "implicit_layer: tolerance needs a rule (adjoint=): a derivative of the steps needs a fixed number"
         )
     check_ranges({"steps": steps}, ("steps", steps is None or steps >= 1, "at least 1"))
-    level = lower_level(Problem(_as_mean(lower), _as_mean(lower)))
-    levels = Levels(level, _as_mean(lower), optimizer)
     key = jax.random.key(0) if key is None else key
 
+    def levels_at(outer: PyTree) -> tuple[Levels, PyTree]:
+        """The problem in those outer variables that have derivatives, and these."""
+        moving = jax.tree.map(lambda leaf: leaf if is_smooth(leaf) else None, outer)
+
+        def mean(moving: PyTree, inner: PyTree, batch: Batch) -> Mean:
+            whole = jax.tree.map(
+                lambda moved, leaf: leaf if moved is None else moved, moving, outer, is_leaf=_is_none
+            )
+            loss = lower(whole, inner, batch)
+            return loss if isinstance(loss, Mean) else Mean(loss, 1)
+
+        return Levels(lower_level(Problem(mean, mean)), mean, optimizer), moving
+
     def taken(outer: PyTree, start: PyTree, batches: Batch) -> tuple[PyTree, Any]:
+        (level, _, _), moving = levels_at(outer)
         begun = Iterate(start, optimizer.init(start))
-        given: dict[str, Any] = {"outer": outer, "memory": (), "lower_batches": batches, "step": 0}
+        given: dict[str, Any] = {"outer": moving, "memory": (), "lower_batches": batches, "step": 0}
         result = take_lower_steps(
             level, optimizer, start=begun, looks_back=None, keeps_steps=adjoint is None, **given
         )
@@ -119,20 +133,22 @@ def implicit_layer(
 
     def pull_back(kept: Any, cotangent: PyTree) -> tuple[PyTree, PyTree, None]:
         outer, batches, earlier, last, end, gradient = kept
+        levels, moving = levels_at(outer)
+        level = levels.lower
         if adjoint is None:
             step = LowerStep(last, (), gradient, None, None)
-            moved, start = pull_back_steps(levels, outer, earlier, step, batches, cotangent, of_start=True)
+            moved, start = pull_back_steps(levels, moving, earlier, step, batches, cotangent, of_start=True)
             assert start is not None  # it was asked for
             return moved, start.inner, None
         last_batch = {name: value[-1] for name, value in batches.items()}
         point = Point(
-            outer=outer,
+            outer=moving,
             memory=(),
             start=last,
             last=last,
             end=end,
             gradient=gradient,
-            weighed=level.weigh(outer, (), last.inner, last_batch),
+            weighed=level.weigh(moving, (), last.inner, last_batch),
             lower_batches=batches,
             upper_batches={},
             key=key,
@@ -141,12 +157,13 @@ def implicit_layer(
         )
         direction = adjoint.solve(levels, point, cotangent, adjoint.init(levels, end.inner))
         at = getattr(point, adjoint.at).inner
-        signal = level.cross_signal(outer, None, at, last_batch, direction.q)
+        signal = level.cross_signal(moving, None, at, last_batch, direction.q)
         return optax.tree.scale(-1.0, signal), optax.tree.zeros_like(end.inner), None
 
     train.defvjp(taken, pull_back)
 
     def layer(outer: PyTree, start: PyTree, batches: Batch) -> PyTree:
+        check_smooth("implicit_layer: inner variables", start)
         if adjoint is None and not has_derivative(optimizer, start):
             raise ValueError(
                 "implicit_layer: this optimizer's update does not depend smoothly on the gradient (sign-based, like "
@@ -160,12 +177,8 @@ def implicit_layer(
 _MOST_ROUNDS = 1000
 
 
-def _as_mean(lower: Callable[[PyTree, PyTree, Batch], Any]) -> Callable[[PyTree, PyTree, Batch], Mean]:
-    def mean(outer: PyTree, inner: PyTree, batch: Batch) -> Mean:
-        loss = lower(outer, inner, batch)
-        return loss if isinstance(loss, Mean) else Mean(loss, 1)
-
-    return mean
+def _is_none(leaf: Any) -> bool:
+    return leaf is None
 
 
 def _with_step_axis(batches: Mapping[str, Any], steps: int | None) -> dict[str, Array]:

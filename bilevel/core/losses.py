@@ -16,8 +16,19 @@ Reduction = Literal["row", "token", "sum"]
 """What a batch's loss is the mean of: rows' token means, tokens, or rows' token sums."""
 
 
+def over(total: Any, count: Any) -> Array:
+    """The quotient total / count; where nothing counts, at a count of exactly zero, the total itself.
+
+    Counts may be sums of weights and as small as they like: only zero is no denominator.
+    """
+    return total / jnp.where(jnp.asarray(count) == 0, 1, count)
+
+
 class Mean(struct.PyTreeNode):
-    """A mean that has not been divided yet: `total / count`, both scalars."""
+    """A mean that has not been divided yet: `total / count`, both scalars.
+
+    The count is a number of things or the sum of their weights; it is a constant to every derivative.
+    """
 
     total: Any
     count: Any
@@ -25,7 +36,7 @@ class Mean(struct.PyTreeNode):
     @property
     def value(self) -> Float[Array, ""]:
         """The mean itself; 0 for a batch in which nothing counts."""
-        return self.total / jnp.maximum(self.count, 1)
+        return over(self.total, self.count)
 
     def __add__(self, other: Mean) -> Mean:
         return Mean(self.total + other.total, self.count + other.count)
@@ -45,7 +56,7 @@ class RowLosses(struct.PyTreeNode):
     @property
     def means(self) -> Float[Array, "*rows"]:
         """Each row's mean token loss, in nats a token; 0 for filler rows."""
-        return self.total / jnp.maximum(self.count, 1)
+        return over(self.total, self.count)
 
     def contributions(self, reduction: Reduction = "row") -> Float[Array, "*rows"]:
         """What each row adds to the batch's total at weight one."""

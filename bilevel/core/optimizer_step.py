@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array
 
 from bilevel.core.lower_steps import Iterate, descend
-from bilevel.core.tree import PyTree, norm
+from bilevel.core.tree import PyTree, is_smooth, norm
 
 
 class Smooth(NamedTuple):
@@ -24,7 +24,7 @@ class Smooth(NamedTuple):
 def smooth_part(iterate: Iterate) -> Smooth:
     """What can carry a cotangent through a step."""
     return Smooth(
-        iterate.inner, tuple(leaf for leaf in jax.tree.leaves(iterate.optimizer) if _is_smooth(leaf))
+        iterate.inner, tuple(leaf for leaf in jax.tree.leaves(iterate.optimizer) if is_smooth(leaf))
     )
 
 
@@ -33,7 +33,7 @@ def with_smooth_part(iterate: Iterate, part: Smooth) -> Iterate:
     moments = iter(part.moments)
     return Iterate(
         part.inner,
-        jax.tree.map(lambda leaf: next(moments) if _is_smooth(leaf) else leaf, iterate.optimizer),
+        jax.tree.map(lambda leaf: next(moments) if is_smooth(leaf) else leaf, iterate.optimizer),
     )
 
 
@@ -144,7 +144,3 @@ def _smallest(gradient: Array) -> Array:
 
 def _without(vector: PyTree, left_out: PyTree) -> PyTree:
     return jax.tree.map(lambda v, out: jnp.where(out, jnp.zeros_like(v), v), vector, left_out)
-
-
-def _is_smooth(leaf: Any) -> bool:
-    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)

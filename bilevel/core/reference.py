@@ -12,6 +12,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from bilevel.core.curvature import inverted
 from bilevel.core.problem import Batch, Problem
 from bilevel.core.tree import PyTree, add_scaled, norm
 
@@ -67,7 +68,7 @@ def dense_reference(
     def implicit(inner: Array) -> tuple[np.ndarray, float, float]:
         values, vectors = np.linalg.eigh(hessian(flat_outer, inner))
         above_outer, above_inner = jax.grad(upper, (0, 1))(flat_outer, inner)
-        q = jnp.asarray(vectors @ ((vectors.T @ above_inner) / values))
+        q = jnp.asarray(vectors @ (inverted(jnp.asarray(values)) * (vectors.T @ above_inner)))
         cross = jax.grad(lambda outer: jnp.vdot(jax.grad(lower, 1)(outer, inner), q))(flat_outer)
         short = float(norm(gradient(flat_outer, inner)) / norm(above_inner))
         return np.asarray(above_outer - cross), float(values[0]), short

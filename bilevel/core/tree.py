@@ -45,7 +45,31 @@ def size(tree: PyTree) -> int:
     return sum(jnp.size(leaf) for leaf in jax.tree.leaves(tree))
 
 
+def is_smooth(leaf: Any) -> bool:
+    """Whether a leaf has derivatives: floating-point numbers do, integers and keys do not."""
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+
+
+def check_smooth(what: str, tree: PyTree) -> None:
+    """Refuses a tree of variables with a leaf that no gradient can move.
+
+    Args:
+        what: the variables are, in words.
+        tree: the variables.
+
+    Raises:
+        ValueError: for the first leaf that is no floating-point array; the message names it.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if not is_smooth(leaf):
+            name = jax.tree_util.keystr(path, simple=True, separator="/") or "they"
+            raise ValueError(
+                f"{what}: {name} is {jnp.result_type(leaf)}, which no gradient moves: make it floating-point, or let "
+                "the functions close over it or read it from the batch"
+            )
+
+
 def all_finite(tree: PyTree) -> Bool[Array, ""]:
     """Whether no floating-point entry of the tree is NaN or infinite."""
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if is_smooth(leaf)]
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves])) if leaves else jnp.array(True)

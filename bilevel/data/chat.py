@@ -1,21 +1,25 @@
 """The tokenizer's own chat template, with targets found by the prefix method."""
 
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from datetime import datetime
+from itertools import pairwise, takewhile
 from typing import Any
 
 import jinja2
 
-from bilevel.data.exchange import Exchange, Targets
+from bilevel.data.exchange import Exchange, Targets, without_unlearned
 from bilevel.data.rows import Row
 from bilevel.data.texts import Unusable
 from bilevel.data.tokenizer import Tokenizer, tokenise
 from bilevel.errors import InputError
 
-_DATE = "26 Jul 2024"
+DATE = datetime(2024, 7, 26)
 """What Llama 3's templates fall back to: with today's date, the same rows would be other tokens tomorrow."""
 
+_ASKS_FOR_DATE = re.compile(r"""strftime_now\(\s*('[^'\n]*'|"[^"\n]*")\s*\)""")
 _REMEDY = "take another template (plain), or mend the row"
 
 
@@ -53,14 +57,14 @@ class ChatTemplate:
         good = [texts for texts in renderings if not isinstance(texts, Unusable)]
         tokens = iter(tokenise(tokenizer, [text for texts in good for text in texts], special=True))
         found: list[list[Exchange] | Unusable] = []
-        for texts in renderings:
+        for row, texts in zip(rows, renderings, strict=True):
             if isinstance(texts, Unusable):
                 found.append(texts)
                 continue
             pieces = _pieces([next(tokens) for _ in texts], texts, tokenizer)
             exchanges = [Exchange(*pieces[k : k + 2]) for k in range(0, len(pieces), 2)]
             if all(context and target for context, target in exchanges):
-                found.append(exchanges)
+                found.append(without_unlearned(exchanges, row.unlearned) if targets == "all" else exchanges)
             else:
                 found.append(Unusable("no response token", _REMEDY))
         return found
@@ -109,11 +113,26 @@ def _renderings(
     responses = [k for k, message in enumerate(messages) if message["role"] == "assistant"]
     texts = []
     try:
+        options = _options(row)
+    except ValueError as error:
+        return Unusable(f"unusable tools ({error})", "write a list of JSON schemas, or remove the row")
+    try:
         for k in responses if targets == "all" else responses[-1:]:
-            texts.append(_render(tokenizer, messages[:k], add_generation_prompt=True))
-            texts.append(_render(tokenizer, messages[: k + 1], add_generation_prompt=False))
+            texts.append(_render(tokenizer, messages[:k], options, add_generation_prompt=True))
+            texts.append(_render(tokenizer, messages[: k + 1], options, add_generation_prompt=False))
     except (jinja2.TemplateError, TypeError, ValueError) as error:
         return Unusable(f"the chat template refuses it ({' '.join(str(error).split())[:120]})", _REMEDY)
+    for prompt, answered in zip(texts[::2], texts[1::2], strict=True):
+        if not answered.startswith(prompt):
+            same = sum(
+                1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(prompt, answered, strict=False))
+            )
+            opened = prompt[same:]
+            return Unusable(
+                f"the chat template ends what generation sees in {opened[:40]!r}, and words no written response so "
+                "that it begins with it",
+                "take another template (plain), or one that opens no response",
+            )
     if not all(later.startswith(earlier) for earlier, later in pairwise(texts)):
         return Unusable(
             "the chat template words a turn otherwise once later ones follow, so that no prefix is left",
@@ -126,8 +145,60 @@ def _renderings(
     return texts
 
 
-def _render(tokenizer: Tokenizer, messages: list[dict[str, str]], **options: Any) -> str:
-    return tokenizer.apply_chat_template(messages, tokenize=False, date_string=_DATE, **options)
+def dated(template: str) -> str:
+    """A chat template with one date in place of today's, wherever it asks for it in a format of its own.
+
+    >>> dated("Today is {{ strftime_now('%d %B %Y') }}.")
+    'Today is {{ "26 July 2024" }}.'
+    """
+    return _ASKS_FOR_DATE.sub(lambda found: json.dumps(DATE.strftime(found[1][1:-1])), template)
+
+
+def tools_of(row: Row) -> list[Any]:
+    """The tools that a row's column `tools` offers; [] without one.
+
+    Raises:
+        ValueError: the column holds no list, nor one as JSON.
+    """
+    found = row.extra.get("tools")
+    if isinstance(found, str) and found.strip():
+        found = json.loads(found)
+    if found and not isinstance(found, list):
+        raise ValueError(f"tools must be a list, this is {type(found).__name__}")
+    return _stated(found) if found else []
+
+
+def _options(row: Row) -> dict[str, Any]:
+    """What a row's columns `tools` and `chat_template_kwargs` tell the template."""
+    told = row.extra.get("chat_template_kwargs")
+    options = (
+        {name: value for name, value in told.items() if value is not None} if isinstance(told, dict) else {}
+    )
+    tools = tools_of(row)
+    return options | {"tools": tools} if tools else options
+
+
+def _stated(value: Any) -> Any:
+    """Without nulls: a table gives every tool the keys that any tool has."""
+    if isinstance(value, dict):
+        return {name: _stated(item) for name, item in value.items() if item is not None}
+    return [_stated(item) for item in value] if isinstance(value, list) else value
+
+
+def _render(
+    tokenizer: Tokenizer,
+    messages: list[dict[str, str]],
+    options: dict[str, Any],
+    *,
+    add_generation_prompt: bool,
+) -> str:
+    fixed = {
+        "tokenize": False,
+        "add_generation_prompt": add_generation_prompt,
+        "date_string": DATE.strftime("%d %b %Y"),
+        "chat_template": dated(tokenizer.get_chat_template(tools=options.get("tools"))),
+    }
+    return tokenizer.apply_chat_template(messages, **options | fixed)
 
 
 def _pieces(tokens: list[list[int]], texts: list[str], tokenizer: Tokenizer) -> list[list[int]]:

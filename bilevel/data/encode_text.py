@@ -11,7 +11,7 @@ import numpy as np
 
 from bilevel.data.encode import Encoding, Marked, padded
 from bilevel.data.rows import Rejected, Row
-from bilevel.data.tokenizer import Tokenizer
+from bilevel.data.tokenizer import Tokenizer, start_tokens
 from bilevel.data.truncation import Truncated
 from bilevel.errors import InputError
 
@@ -43,7 +43,7 @@ def encode_documents(rows: Sequence[Row], tokenizer: Tokenizer, max_length: int)
     Raises:
         InputError: no document is left, or `max_length` leaves no room.
     """
-    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    start = start_tokens(tokenizer)
     room = max_length - len(start)
     if room < _FEWEST_TOKENS:
         fewest = len(start) + _FEWEST_TOKENS
@@ -95,7 +95,7 @@ def encode_passages(rows: Sequence[Row], tokenizer: Tokenizer, max_length: int) 
     Raises:
         InputError: no passage is left.
     """
-    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    start = start_tokens(tokenizer)
     kept: list[Marked] = []
     rejected, cut = [], []
     contexts = [row.instruction.rstrip() for row in rows]

@@ -1,14 +1,14 @@
 """Rows from and to files."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bilevel.data.forms import CONVERSATIONS, FORMS, LINEAGE, columns_of, recognise, row_of
-from bilevel.data.rows import Rejected, Row
+from bilevel.data.rows import LABELS, Rejected, Row, free_name
 from bilevel.data.sources import open_source
+from bilevel.data.strict_json import strict_json
 from bilevel.data.texts import SYSTEM
 from bilevel.errors import InputError
 
@@ -54,7 +54,7 @@ def read_rows(source: str | os.PathLike[str], splits: Sequence[str] = ("train",)
     rejected: list[Rejected] = []
     form: str | None = None
     others: tuple[str, ...] = ()
-    unanswered = 0
+    unanswered, unread = 0, Counter[str]()
     for number, record in found.records:
         place = f"{found.place}:{number}"
         if form is None:
@@ -62,14 +62,16 @@ def read_rows(source: str | os.PathLike[str], splits: Sequence[str] = ("train",)
         row = row_of(place, f"{found.name}:{number}", form, record)
         if isinstance(row, Row):
             rows.append(row)
-            unanswered += form in CONVERSATIONS and CONVERSATIONS[form].ends_unanswered(record)
+            if form in CONVERSATIONS:
+                unanswered += CONVERSATIONS[form].ends_unanswered(record)
+                unread.update(CONVERSATIONS[form].unread_keys(record))
         else:
             rejected.append(row)
     if form is None:
         raise InputError(
             f"{found.place}: no rows inside; write at least one row with 'instruction' and 'output'"
         )
-    notices = _notices(found.name, form, others, unanswered, rows, len(rejected))
+    notices = _notices(found.name, form, others, unanswered, unread, rows, len(rejected))
     return ReadRows(tuple(rows), tuple(rejected), notices)
 
 
@@ -84,15 +86,14 @@ def write_rows(path: str | os.PathLike[str], rows: Sequence[Row], **columns: Seq
     ...     print(file.read_text().strip())
     {"id": "pool.jsonl:7", "prompt": "Say hello.", "completion": "Hello.", "weight": 1.5}
 
-    The row's id stands in the column `id`; a column of that name in the source file becomes `original_id`. Where a
-    row comes from stands in the column `lineage`. What JSON does not know (a date of a Parquet file, say) is written as
-    text.
+    The row's id stands in the column `id`. A column of the source file that has that name, or one of those that are
+    written beside, becomes `original_id` and so on. Where a row comes from stands in the column `lineage`. Values are
+    written as `bilevel.data.strict_json` has them.
 
     Args:
         path: where to write; an existing file is replaced.
         rows: what to write.
-        **columns: further columns, a value a row (weights, reasons); they win over columns of the same name
-            in `extra`.
+        **columns: further columns, a value a row (weights, reasons).
     """
     own = {"id", LINEAGE}.union(*(FORMS[form].columns for form in {row.form for row in rows}))
     for name, values in columns.items():
@@ -102,9 +103,8 @@ def write_rows(path: str | os.PathLike[str], rows: Sequence[Row], **columns: Seq
             raise ValueError(f"column {name!r} has {len(values)} values for {len(rows)} rows")
     with open(path, "w", encoding="utf-8", newline="\n") as file:
         for position, row in enumerate(rows):
-            file.write(
-                _json_line(_record(row) | {name: values[position] for name, values in columns.items()})
-            )
+            beside = {name: values[position] for name, values in columns.items()}
+            file.write(strict_json(_record(row, beside)) + "\n")
 
 
 def write_rejected(path: str | os.PathLike[str], rejected: Sequence[Rejected]) -> None:
@@ -125,7 +125,13 @@ def write_rejected(path: str | os.PathLike[str], rejected: Sequence[Rejected]) -
 
 
 def _notices(
-    name: str, form: str, others: Sequence[str], unanswered: int, rows: Sequence[Row], rejected: int
+    name: str,
+    form: str,
+    others: Sequence[str],
+    unanswered: int,
+    unread: Mapping[str, int],
+    rows: Sequence[Row],
+    rejected: int,
 ) -> tuple[str, ...]:
     found = [f"{len(rows) + rejected} rows", FORMS[form].title]
     systems = Counter(
@@ -144,21 +150,24 @@ def _notices(
         notices.append(
             f"{name}: {unanswered} conversations end in a turn without a response, which trains nothing"
         )
+    if unread:
+        counted = ", ".join(f"{key!r} in {count}" for key, count in sorted(unread.items()))
+        notices.append(f"{name}: keys of turns that are not read, by rows that carry them: {counted}")
+    silent = sum(1 for row in rows if row.unlearned)
+    if silent:
+        notices.append(f"{name}: {silent} conversations hold responses that are marked as not to be learned")
+    labels = [label for label in LABELS if any(label in row.labels for row in rows)]
+    if labels:
+        notices.append(
+            f"{name}: columns {', '.join(map(repr, labels))} are read as labels, which reports and baselines go by; "
+            "rename them if they mean something else"
+        )
     return tuple(notices)
 
 
-def _record(row: Row) -> dict[str, Any]:
+def _record(row: Row, beside: Mapping[str, Any]) -> dict[str, Any]:
+    """A row's columns with others beside them; the row's own make way."""
     columns = columns_of(row)
-    if "id" in columns:
-        identity = columns.pop("id")
-        columns.setdefault("original_id", identity)
-    return {"id": row.id, **columns}
-
-
-def _json_line(record: Mapping[str, Any]) -> str:
-    line = json.dumps(record, ensure_ascii=False, default=str)
-    try:
-        line.encode()
-    except UnicodeEncodeError:
-        line = json.dumps(record, default=str)
-    return line + "\n"
+    for name in {"id", *beside} & set(columns):
+        columns[free_name(f"original_{name}", columns)] = columns.pop(name)
+    return {"id": row.id, **columns, **beside}

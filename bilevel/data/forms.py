@@ -16,6 +16,7 @@ first in the table is taken: a conversation holds more than its prompt. `message
 unless a conversation brings its own.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -185,8 +186,9 @@ def row_of(place: str, identity: str, name: str, record: Any) -> Row | Rejected:
     """A row from a record of a known form.
 
     The columns in `LABELS` become labels: a truth value, number or text is kept as text, and "no", "none", "false",
-    "0" and null become "". A column `lineage` that `write_rows` wrote becomes the row's lineage. All other columns that
-    do not belong to the form are kept in `extra`.
+    "0" and null become ""; where that is another value than the column had, `extra` keeps the column too. A column
+    `lineage` that `write_rows` wrote becomes the row's lineage. All other columns that do not belong to the form are
+    kept in `extra`.
 
     Args:
         place: where the row stands, for errors.
@@ -203,7 +205,12 @@ def row_of(place: str, identity: str, name: str, record: Any) -> Row | Rejected:
         if column not in record:
             raise InputError(_missing(place, column, form, record))
     labels = {name: _label(record[name]) for name in LABELS if name in record and _is_label(record[name])}
-    extra = {name: value for name, value in record.items() if name not in form.columns and name not in labels}
+    extra = {
+        name: value
+        for name, value in record.items()
+        if name not in form.columns
+        and (name not in labels or type(value) is not str or labels[name] != value)
+    }
     lineage = read_lineage(extra.get(LINEAGE))
     if lineage is not None:
         del extra[LINEAGE]
@@ -222,8 +229,9 @@ def row_of(place: str, identity: str, name: str, record: Any) -> Row | Rejected:
         name,
         source,
         lineage,
+        texts.unlearned,
     )
-    problem = problem or _broken(texts)
+    problem = problem or _broken(record)
     return row if problem is None else Rejected(row, *problem)
 
 
@@ -253,11 +261,21 @@ def _missing(place: str, column: str, form: Pair | Conversation | Plain, record:
     return f"{message}; add it as in the rows before"
 
 
-def _broken(texts: Texts) -> Unusable | None:
+def _broken(record: Mapping[str, Any]) -> Unusable | None:
+    """Why a row could not be written again: text that UTF-8 cannot hold, in whichever column, or endless nesting."""
+    if _unwritable(record) is None:
+        return None
+    column, error = next((name, e) for name in record if (e := _unwritable({name: record[name]})) is not None)
+    if isinstance(error, UnicodeEncodeError):
+        return Unusable("broken characters (half of a surrogate pair)", f"write {column!a} again as UTF-8")
+    return Unusable("a column that JSON cannot hold", f"mend or remove {column!a} ({error})")
+
+
+def _unwritable(record: Mapping[str, Any]) -> Exception | None:
     try:
-        "".join((*texts[:4], *(text for turn in texts.history for text in turn))).encode()
-    except UnicodeEncodeError:
-        return Unusable("broken characters (half of a surrogate pair)", "write the text again as UTF-8")
+        json.dumps(record, ensure_ascii=False, default=str).encode()
+    except (UnicodeEncodeError, RecursionError, TypeError, ValueError) as error:
+        return error
     return None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from bilevel.data.documents import END_OF_TEXT
-from bilevel.data.rows import Row
+from bilevel.data.records import Parquet
+from bilevel.data.rows import Row, free_name
 from bilevel.data.sources import open_source
+from bilevel.data.strict_json import strict_json
 
 SCORE = "score"
 
@@ -22,8 +23,8 @@ def write_kept(source: str, folder: Path, scores: Mapping[str, float]) -> Path:
     """Writes the rows of a source that are kept, in its order.
 
     JSON lines, JSON arrays, CSV, TSV and Parquet stay what they are, without a gzip around them; rows of dataset
-    folders and of the hub become JSON lines. Every row keeps its columns and gets another one, `score` (or `score_2`
-    and so on, if there is one already).
+    folders and of the hub become JSON lines. Every row keeps its columns, in Parquet with their types, and gets another
+    one, `score` (or `score_2` and so on, if there is one already).
 
     Args:
         source: as `read_rows` takes it.
@@ -34,33 +35,30 @@ def write_kept(source: str, folder: Path, scores: Mapping[str, float]) -> Path:
         The file.
     """
     found = open_source(source)
-    records = [
-        (record, scores[identity])
-        for number, record in found.records
+    kept = [
+        (position, record, scores[identity])
+        for position, (number, record) in enumerate(found.records)
         if (identity := f"{found.name}:{number}") in scores
     ]
-    taken = {name for record, _ in records for name in record}
-    column, number = SCORE, 1
-    while column in taken:
-        number += 1
-        column = f"{SCORE}_{number}"
-    lines = [{**record, column: score} for record, score in records]
+    column = free_name(SCORE, {name for _, record, _ in kept for name in record})
+    if isinstance(found.rows, Parquet):
+        file = folder / "kept.parquet"
+        table = found.rows.table([position for position, _, _ in kept])
+        found_scores = pa.array([score for _, _, score in kept], pa.float64())
+        pyarrow.parquet.write_table(table.append_column(column, found_scores), file)
+        return file
+    lines = [{**record, column: score} for _, record, score in kept]
     suffixes = [suffix.lower() for suffix in Path(source).suffixes if suffix.lower() != ".gz"]
     kind = suffixes[-1] if suffixes and Path(source).is_file() else ""
-    if kind == ".parquet":
-        file = folder / "kept.parquet"
-        pyarrow.parquet.write_table(pa.Table.from_pylist(lines), file)
-    elif kind in (".csv", ".tsv"):
+    if kind in (".csv", ".tsv"):
         file = folder / f"kept{kind}"
         _write_table(file, lines, "\t" if kind == ".tsv" else ",")
     elif kind == ".json" and _is_array(Path(source)):
         file = folder / "kept.json"
-        text = json.dumps(lines, ensure_ascii=False, indent=1, default=str)
-        file.write_text(text + "\n", encoding="utf-8", newline="\n")
+        file.write_text(strict_json(lines, indent=1) + "\n", encoding="utf-8", newline="\n")
     else:
         file = folder / "kept.jsonl"
-        text = "".join(json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in lines)
-        file.write_text(text, encoding="utf-8", newline="\n")
+        file.write_text("".join(strict_json(line) + "\n" for line in lines), encoding="utf-8", newline="\n")
     return file
 
 

@@ -16,6 +16,7 @@ from bilevel.data.rejected import check_rejected, rejected_notice
 from bilevel.data.rows import Rejected, Row
 from bilevel.data.sets import PreparedSets, ReadSets
 from bilevel.data.tokenizer import Tokenizer, train_tokenizer
+from bilevel.data.usage import tokenizer_notices
 from bilevel.errors import InputError
 
 _TOKENIZER_DOCUMENTS = 20_000
@@ -155,6 +156,8 @@ def prepare_text_sets(
         encoded[name] = found.encoded
         rejected += left_out
         notices += [*read.notices, *rejected_notice(name, left_out, total)]
+        if name == "pool":
+            notices += tokenizer_notices(read.rows, tokenizer)
         if found.truncated.prompts:
             cut = found.truncated.prompts
             notices.append(

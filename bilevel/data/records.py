@@ -11,7 +11,7 @@ import sys
 import zlib
 from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -104,7 +104,7 @@ class Parquet:
         content: its bytes.
 
     Raises:
-        InputError: this is no Parquet table; `row` raises one for a damaged part.
+        InputError: this is no Parquet table, or two columns have one name; `row` raises one for a damaged part.
     """
 
     def __init__(self, path: Path, content: Content) -> None:
@@ -113,6 +113,7 @@ class Parquet:
             self._file = pyarrow.parquet.ParquetFile(pa.BufferReader(pa.py_buffer(content)))
         except (pa.ArrowException, OSError) as error:
             raise self._unreadable(error) from error
+        _check_names(path, self._file.schema_arrow.names)
         groups = range(self._file.num_row_groups)
         counts = (self._file.metadata.row_group(group).num_rows for group in groups)
         self._starts = [0, *accumulate(counts)]
@@ -130,6 +131,18 @@ class Parquet:
             except (pa.ArrowException, OSError) as error:
                 raise self._unreadable(error) from error
         return position + 1, self._block[position - self._first]
+
+    def table(self, positions: Sequence[int]) -> pa.Table:
+        """The rows at these positions, which rise, with the columns' own types."""
+        try:
+            parts = []
+            for group in range(self._file.num_row_groups):
+                first, end = self._starts[group : group + 2]
+                own = [position - first for position in positions if first <= position < end]
+                parts.append(self._file.read_row_group(group).take(pa.array(own, pa.int64())))
+            return pa.concat_tables(parts) if parts else self._file.schema_arrow.empty_table()
+        except (pa.ArrowException, OSError) as error:
+            raise self._unreadable(error) from error
 
     def _read(self, position: int) -> None:
         group = bisect_right(self._starts, position) - 1
@@ -216,7 +229,9 @@ def _text(path: Path, content: bytes, first_line: int, begins_file: bool) -> str
 
 def _parse(path: Path, first_line: int, text: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_of_pairs)
+    except _GivenTwice as error:
+        raise InputError(f"{path}:{first_line}: the key {error} stands twice; keep one of them") from error
     except json.JSONDecodeError as error:
         line = first_line + error.lineno - 1
         problem = f"broken JSON ({error.msg}, column {error.colno})"
@@ -226,11 +241,39 @@ def _parse(path: Path, first_line: int, text: str) -> Any:
         raise InputError(f"{path}:{first_line}: unusable JSON ({error}); mend or remove it") from error
 
 
+class _GivenTwice(Exception):
+    """A key of an object that is there already."""
+
+
+def _of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; the standard leaves it open which of two equal keys counts."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _GivenTwice(repr(_first_double(name for name, _ in pairs)))
+    return found
+
+
+def _check_names(path: Path, names: Sequence[str]) -> None:
+    twice = _first_double(names)
+    if twice is not None:
+        raise InputError(f"{path}: the column {twice!r} stands twice; rename or remove one of them")
+
+
+def _first_double(names: Iterable[str]) -> str | None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
 def _table(path: Path, text: str, delimiter: str) -> list[dict[str, Any]]:
     csv.field_size_limit(sys.maxsize)  # a long response is no mistake
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     records = []
     try:
+        _check_names(path, reader.fieldnames or ())
         for number, record in enumerate(reader, start=1):
             if None in record:
                 raise InputError(

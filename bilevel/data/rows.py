@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,12 +90,13 @@ class Row:
         input: what the instruction speaks about; empty where the instruction stands alone.
         output: the response to learn.
         labels: the columns named in `LABELS` that the row carries, as text; empty text means "no".
-        extra: every other column, as it was read.
+        extra: every other column, as it was read, and labels that were no such text.
         system: what the assistant is told before the conversation.
         history: earlier turns of the conversation, as (question, response).
         form: key of `bilevel.data.forms.FORMS`, the columns that the row came in and is written back in.
         source: those columns as they were read, where texts alone do not give them back (conversations).
         lineage: where the row comes from, None for rows that were read.
+        unlearned: places in the history of responses that are read and not learned.
     """
 
     id: str
@@ -109,6 +110,7 @@ class Row:
     form: str = "alpaca"
     source: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False, repr=False)
     lineage: Lineage | None = None
+    unlearned: tuple[int, ...] = ()
 
     @property
     def prompt(self) -> str:
@@ -131,9 +133,28 @@ class Row:
         return self.labels.get(name, "")
 
 
+def free_name(name: str, taken: Collection[str]) -> str:
+    """A column's name that nobody has yet: itself, or with a number behind it.
+
+    >>> free_name("score", {"score", "score_2"})
+    'score_3'
+
+    Args:
+        name: the name.
+        taken: names that are there.
+    """
+    free, number = name, 1
+    while free in taken:
+        number += 1
+        free = f"{name}_{number}"
+    return free
+
+
 def row_line(row: Row) -> str:
     """The row as one line of JSON, all of it; what JSON does not know (a date, say) is written as text."""
     fields = {name: value for name, value in vars(row).items() if name != "lineage"}
+    if not row.unlearned:  # as rows were written before there were such marks
+        del fields["unlearned"]
     return json.dumps(fields | {"lineage": row.lineage and row.lineage.record()}, default=str)
 
 
@@ -146,7 +167,10 @@ def row_of_line(line: str) -> Row:
     """
     fields = json.loads(line)
     history = tuple((question, answer) for question, answer in fields.pop("history"))
-    return Row(**fields | {"history": history, "lineage": read_lineage(fields["lineage"])})
+    unlearned = tuple(fields.pop("unlearned", ()))
+    return Row(
+        **fields | {"history": history, "lineage": read_lineage(fields["lineage"]), "unlearned": unlearned}
+    )
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from bilevel.data.rows import Rejected
 from bilevel.data.templates import Template, choose_template
 from bilevel.data.tokenizer import Tokenizer
 from bilevel.data.truncation import Truncation
+from bilevel.data.usage import usage_notices
 
 D = TypeVar("D", bound=Dataset)
 
@@ -127,6 +128,8 @@ def prepare_sets(
         notices += rejected_notice(name, left_out, total)
         if found.truncated.warning:
             notices.append(f"{name}: {found.truncated.warning}")
+        if name == "pool":
+            notices += usage_notices(name, read.rows, found, tokenizer, template)
     for first, second in combinations(encoded, 2):
         rows = encoded[first].rows, encoded[second].rows
         if second == "validation":

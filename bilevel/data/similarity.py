@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from bilevel.data.encode import EncodedRows
+from bilevel.data.grams import token_runs
 
 _GRAM = 5
 _ROWS_AT_ONCE = 1024
@@ -66,7 +67,7 @@ def _counts(rows: EncodedRows, terms: int) -> Any:
 
 
 def _duplication(rows: EncodedRows) -> Float[np.ndarray, " rows"]:
-    row, gram = _grams(rows.tokens, rows.lengths)
+    row, gram = token_runs(rows.tokens, rows.segments > 0, _GRAM, shorter=True)
     # In how many rows each run of tokens stands; a row that repeats itself counts once.
     _, inverse = np.unique(gram, return_inverse=True)
     pairs = np.unique(np.stack([inverse, row], axis=1), axis=0)
@@ -74,18 +75,3 @@ def _duplication(rows: EncodedRows) -> Float[np.ndarray, " rows"]:
     return np.bincount(pairs[:, 1], shared, len(rows)) / np.maximum(
         np.bincount(pairs[:, 1], minlength=len(rows)), 1
     )
-
-
-def _grams(
-    tokens: Int[np.ndarray, "rows positions"], lengths: Int[np.ndarray, " rows"]
-) -> tuple[Int[np.ndarray, " grams"], np.ndarray]:
-    """Row and hash of every run of five tokens; a shorter row is one run, as long as it is."""
-    positions = tokens.shape[1]
-    padded = np.pad(tokens.astype(np.uint64) + 1, ((0, 0), (0, _GRAM)))
-    padded[np.arange(positions + _GRAM) >= lengths[:, None]] = 0
-    hashes = np.zeros(tokens.shape, np.uint64)
-    for place in range(_GRAM):
-        hashes = (hashes ^ padded[:, place : place + positions]) * np.uint64(0x9E3779B97F4A7C15)
-        hashes ^= hashes >> np.uint64(29)
-    begins = np.arange(positions) < np.maximum(lengths - _GRAM + 1, np.minimum(lengths, 1))[:, None]
-    return np.nonzero(begins)[0], hashes[begins]

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bilevel.data.chat import CHAT, ChatTemplate, check_chat_template, has_chat_template
-from bilevel.data.exchange import Exchange, Targets, last_alone
+from bilevel.data.exchange import Exchange, Targets, last_alone, without_unlearned
 from bilevel.data.forms import CONVERSATIONS
 from bilevel.data.rows import Row
 from bilevel.data.texts import Unusable
-from bilevel.data.tokenizer import Tokenizer, tokenise
+from bilevel.data.tokenizer import Tokenizer, start_tokens, tokenise
 from bilevel.errors import InputError
 
 
@@ -51,16 +51,18 @@ class Template:
     def exchanges(
         self, rows: Sequence[Row], tokenizer: Tokenizer, targets: Targets = "all"
     ) -> list[list[Exchange] | Unusable]:
-        """Tokens of rows: [start token] prompt response [end token] prompt response [end token] ...
+        """Tokens of rows: [start] prompt response [end token] prompt response [end token] ...
+
+        They start as the tokenizer's own call lets every text start: with a start token, or without.
 
         Prompt and response are tokenised apart, so that a prompt's tokens never depend on its response: what is
         trained is what generation sees. Names of special tokens inside a row's text are plain text.
         """
         texts = [self.texts(row) for row in rows]
         tokens = iter(tokenise(tokenizer, [text for turns in texts for turn in turns for text in turn]))
-        start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        start = start_tokens(tokenizer)
         found: list[list[Exchange] | Unusable] = []
-        for turns in texts:
+        for row, turns in zip(rows, texts, strict=True):
             exchanges = []
             empty = ""
             for number in range(len(turns)):
@@ -74,7 +76,8 @@ class Template:
             if empty:
                 found.append(Unusable(empty, "write text that the tokenizer knows, or use another tokenizer"))
             else:
-                found.append(exchanges if targets == "all" else [last_alone(exchanges)])
+                learned = without_unlearned(exchanges, row.unlearned)
+                found.append(learned if targets == "all" else [last_alone(learned)])
         return found
 
 

@@ -18,6 +18,7 @@ class Texts(NamedTuple):
     output: str
     system: str = ""
     history: tuple[tuple[str, str], ...] = ()
+    unlearned: tuple[int, ...] = ()
 
 
 class Unusable(NamedTuple):
@@ -29,7 +30,7 @@ class Unusable(NamedTuple):
 
 def texts_of(row: Row) -> Texts:
     """What a row says."""
-    return Texts(row.instruction, row.input, row.output, row.system, row.history)
+    return Texts(row.instruction, row.input, row.output, row.system, row.history, row.unlearned)
 
 
 def with_system(texts: Texts, columns: Mapping[str, Any]) -> Texts:

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
             """Id of each token."""
             ...
 
+        def get_chat_template(self, **options: Any) -> str:
+            """The chat template that a conversation is worded by."""
+            ...
+
         def apply_chat_template(self, conversation: Any, **options: Any) -> Any:
             """Text of a conversation."""
             ...
@@ -114,6 +118,39 @@ def tokenise(tokenizer: Tokenizer, texts: Sequence[str], special: bool = False) 
     )["input_ids"]
 
 
+def start_tokens(tokenizer: Tokenizer) -> list[int]:
+    """Token ids that the tokenizer's own call puts before a text: what a prompt begins with wherever it is used.
+
+    >>> start_tokens(train_tokenizer(["a"], 259))
+    [0]
+
+    Many name a start token and never put it there (GPT-2, SmolLM2, OLMo).
+    """
+    before, _ = _around(tokenizer)
+    return before
+
+
+def end_tokens(tokenizer: Tokenizer) -> list[int]:
+    """Token ids that the tokenizer's own call puts behind a text.
+
+    >>> end_tokens(train_tokenizer(["a"], 259))
+    []
+    """
+    _, behind = _around(tokenizer)
+    return behind
+
+
+def _around(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    text = "a"
+    plain = tokenizer(text, add_special_tokens=False)["input_ids"]
+    whole = tokenizer(text)["input_ids"]
+    for begin in range(len(whole) - len(plain) + 1):
+        end = begin + len(plain)
+        if whole[begin:end] == plain:
+            return whole[:begin], whole[end:]
+    return [], []
+
+
 def check_vocabulary(tokenizer: Tokenizer, embedding_rows: int) -> None:
     """Refuses a tokenizer that has tokens without a row in the model's embedding.
 
@@ -138,7 +175,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     'lowest of all'
 
     The same texts in the same order give the same tokenizer. Ids 0, 1 and 2 are `<s>`, `</s>` and `<pad>`,
-    then come the 256 bytes, then the merges.
+    then come the 256 bytes, then the merges. Its call puts `<s>` before a text.
 
     Args:
         texts: what to learn merges from.
@@ -160,7 +197,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
             f"give {_SMALLEST_VOCABULARY} or more"
         )
     from tokenizers import Tokenizer as Backend
-    from tokenizers import decoders, models, pre_tokenizers, trainers
+    from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
     backend = Backend(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -172,6 +209,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         show_progress=False,
     )
     backend.train_from_iterator(texts, trainer)
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{START} $A", pair=f"{START} $A $B", special_tokens=[(START, backend.token_to_id(START))]
+    )
     return _fast_tokenizer()(
         tokenizer_object=backend,
         bos_token=START,

@@ -49,6 +49,11 @@ class Layout:
         return jax.process_index() == 0
 
     @property
+    def alone(self) -> bool:
+        """Whether this process is the only one."""
+        return jax.process_count() == 1
+
+    @property
     def whole(self) -> NamedSharding:
         """Where an array lies of which each device holds all."""
         return NamedSharding(self.mesh, PartitionSpec())
@@ -136,11 +141,15 @@ class Layout:
 
     def agree(self, value: bool) -> bool:
         """What all processes do together: what the first of them says."""
+        return bool(self.told(np.asarray(value)))
+
+    def told(self, values: np.ndarray) -> np.ndarray:
+        """An array as the first process has it, in all of them, which give one of its shape."""
         if jax.process_count() == 1:
-            return value
+            return values
         from jax.experimental import multihost_utils
 
-        return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+        return np.asarray(multihost_utils.broadcast_one_to_all(values))
 
 
 def data_layout(devices: Sequence[jax.Device] | None = None) -> Layout:

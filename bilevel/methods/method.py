@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import optax
@@ -11,6 +11,7 @@ from bilevel.core import EstimatorSettings, Problem, RowProblem
 from bilevel.core.solver import Solver
 from bilevel.data import Dataset
 from bilevel.schedule import Evaluate, Round, Schedule, moves_of
+from bilevel.schedule.moves import Evaluation
 from bilevel.schedule.train import Train
 
 Data = Mapping[str, Dataset]
@@ -78,6 +79,12 @@ class Method:
         """Lower steps of the moves whose length is given in steps."""
         return sum(move.planned_lower_steps for move in moves_of(self.schedule) if isinstance(move, Train))
 
-    def evaluated(self, over: str = "test") -> Method:
-        """The method with an evaluation at its end."""
-        return replace(self, schedule=(*self.schedule, Round((Evaluate(over),))))
+    def evaluated(self, over: str = "test", tasks: Sequence[Evaluation] = ()) -> Method:
+        """The method with an evaluation of its model at its end.
+
+        Args:
+            over: a data set; "" for none.
+            tasks: what else its model is asked.
+        """
+        last = Evaluate(over, self.leaves.model, tasks=tuple(tasks))
+        return replace(self, schedule=(*self.schedule, Round((last,))))

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from bilevel.core.losses import Mean, Reduction, RowLosses
 from bilevel.core.problem import Batch, OutputLoss
-from bilevel.core.tree import PyTree
+from bilevel.core.tree import PyTree, widened
 from bilevel.objectives.token_scores import scores_of_logits
 
 Scores = Callable[[PyTree, Batch], Any]
@@ -84,10 +84,29 @@ def mean_loss(
     return upper
 
 
-def sum_by_row(values: Float[Array, "sequences tokens"], batch: Batch) -> Float[Array, " rows"]:
+def row_vectors(
+    hidden: Callable[[PyTree, Batch], Float[Array, "sequences tokens width"]],
+) -> Callable[[PyTree, Batch], Float[Array, "rows width"]]:
+    """The embedding `(params, batch) -> [rows, width]`: the mean of a row's token vectors, in float32; 0 of fillers.
+
+    Args:
+        hidden: `(params, batch) -> [sequences, tokens, width]`, what a model knows at each token.
+    """
+
+    def embed(params: PyTree, batch: Batch) -> Float[Array, "rows width"]:
+        vectors, inside = widened(hidden(params, batch)), batch["segments"] > 0
+        total = sum_by_row(jnp.where(inside[..., None], vectors, 0.0), batch)
+        count = sum_by_row(inside.astype(vectors.dtype), batch)
+        return total / jnp.maximum(count, 1)[:, None]
+
+    return embed
+
+
+def sum_by_row(values: Float[Array, "sequences tokens *width"], batch: Batch) -> Float[Array, "rows *width"]:
     """Sums of token values over each row, in padded batches (a row a sequence) and packed ones."""
     if "token_row" not in batch:
-        return jnp.sum(values, axis=-1)
+        return jnp.sum(values, axis=1)
     rows = batch["row_id"].shape[0]
     slots = jnp.where(batch["token_row"] >= 0, batch["token_row"], rows)
-    return jax.ops.segment_sum(values.reshape(-1), slots.reshape(-1), num_segments=rows + 1)[:rows]
+    flat = values.reshape(-1, *values.shape[2:])
+    return jax.ops.segment_sum(flat, slots.reshape(-1), num_segments=rows + 1)[:rows]

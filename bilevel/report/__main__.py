@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bilevel.errors import InputError
 from bilevel.report import write_report
+from bilevel.started import stand_behind_installed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -16,6 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Write report.html from what stands in a run's folder, also of a run that still goes on.",
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="folder of a run")
+    stand_behind_installed()
     for folder in parser.parse_args(arguments).runs:
         try:
             print(f"report: {write_report(folder)}")

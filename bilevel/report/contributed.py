@@ -38,20 +38,23 @@ def _pictures(charts: Sequence[Chart], name: str) -> list[Picture]:
 
 def _picture(chart: Chart, name: str) -> Picture | None:
     series = [
-        Line(short(label, LONGEST_LABEL), *_arrays(points), style=number)
+        _line(short(label, LONGEST_LABEL), points, number)
         for number, (label, points) in enumerate(list(chart.series.items())[:DRAWN_SERIES])
     ]
     caption = chart.caption
     if len(chart.series) > DRAWN_SERIES:
         caption = f"{caption} The first {DRAWN_SERIES} of {len(chart.series)} series.".strip()
-    draw = bar_picture if chart.kind == "bars" else line_picture
-    return draw(series, name, chart.title, caption, chart.x, chart.y)
+    if chart.kind == "bars":
+        return bar_picture(series, name, chart.title, caption, chart.x, chart.y, chart.places)
+    return line_picture(series, name, chart.title, caption, chart.x, chart.y)
 
 
-def _arrays(points: Sequence[Sequence[Any]]) -> tuple[np.ndarray, np.ndarray]:
-    x = np.array([point[0] for point in points], dtype=np.float64)
-    y = np.array([np.nan if point[1] is None else point[1] for point in points], dtype=np.float64)
-    return x, y
+def _line(name: str, points: Sequence[Sequence[Any]], style: int) -> Line:
+    width = max(map(len, points), default=2)
+    values = [[np.nan if one is None else one for one in point] for point in points]
+    x, y, *ends = np.array(values, np.float64).reshape(-1, width).T
+    low, high = ends or (None, None)
+    return Line(name, x, y, low, high, style)
 
 
 def _table(table: Table) -> Mapping[str, Any]:

@@ -49,12 +49,13 @@ class Chart:
 
     Attributes:
         title: what it shows.
-        series: by name, points `(x, y)` in the order of x; a y that is None leaves a gap. Hundreds of points are
-            averaged for the picture.
+        series: by name, points `(x, y)` in the order of x, or `(x, y, low, high)` with an interval; a y that is None
+            leaves a gap. Hundreds of points are averaged for the picture.
         x: what the horizontal axis counts (`step`, `stage`).
         y: what the vertical axis shows, with its unit; "" where the title says it.
         caption: a sentence for a reader who sees it for the first time.
         kind: `lines`, or `bars` for few x.
+        places: of bars, what x = 0, 1, 2, ... are called; by default they are numbers.
     """
 
     title: str
@@ -63,6 +64,7 @@ class Chart:
     y: str = ""
     caption: str = ""
     kind: Literal["lines", "bars"] = "lines"
+    places: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in ("lines", "bars"):

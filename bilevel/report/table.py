@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 NULL = "-"
@@ -44,6 +44,16 @@ RESULT_COLUMNS = (
 )
 """What `summary.json` holds about each method; other numbers that a method reports follow them."""
 
+TASK_METRICS = {
+    "loss": Column("loss", "loss", "lower"),
+    "perplexity": Column("perplexity", "perplexity", "lower"),
+    "exact_match": Column("exact_match", "exact match", "higher"),
+    "accuracy": Column("accuracy", "accuracy", "higher"),
+    "accuracy_norm": Column("accuracy_norm", "accuracy per character", "higher"),
+    "refusal_rate": Column("refusal_rate", "refusal rate"),
+}
+"""What `summary.json` holds of each task that methods' models were asked, under `TASK/METRIC`."""
+
 METHOD_TITLES = {
     "bds": "BDS",
     "dwm": "DWM",
@@ -57,6 +67,13 @@ METHOD_TITLES = {
     "direct_mixing": "direct mixing",
     "validation_only": "validation only",
     "transferred": "trained network",
+    "iterit": "IterIT",
+    "static_ratio_and_diversity": "ratio x diversity, chosen once",
+    "static_ratio": "ratio, chosen once",
+    "longest_share": "longest rows",
+    "random_share": "random rows",
+    "random_anew": "random rows, drawn anew",
+    "full_data": "all rows",
     "clean_only": "clean only (oracle)",
 }
 """Methods by their names in `summary.json`, in the order in which a table shows them."""
@@ -84,7 +101,15 @@ def result_columns(results: Iterable[Mapping[str, Any]]) -> tuple[Column, ...]:
     )
     known = [column for column in RESULT_COLUMNS if column.key in present]
     further = [key for key in present if key not in {column.key for column in known}]
-    return (*known, *(Column(key, key.replace("_", " ")) for key in further))
+    return (*known, *map(_further, further))
+
+
+def _further(key: str) -> Column:
+    task, slash, metric = key.rpartition("/")
+    if not slash:
+        return Column(key, key.replace("_", " "))
+    found = TASK_METRICS.get(metric, Column(metric, metric.replace("_", " ")))
+    return replace(found, key=key, title=f"{task}: {found.title}")
 
 
 def format_table(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import TypeVar
+
+import jax
 
 from bilevel.errors import InputError
 from bilevel.runs.configuration import NothingToRun, parse, run_options
@@ -70,6 +73,12 @@ def run_command(
             raise
         print(f"error: {error}; make room there", file=sys.stderr)
         return 1
+    except (RuntimeError, AssertionError):  # JAX asserts that there is a device
+        missing = _missing_devices()
+        if missing is None:
+            raise
+        print(f"error: {missing}", file=sys.stderr)
+        return 2
     except RunEnded as ended:
         print(f"{'error: ' if ended.code == 1 else ''}{ended}", file=sys.stderr)
         return ended.code
@@ -80,6 +89,18 @@ def run_command(
         print("terminated before training began; nothing is lost", file=sys.stderr)
         return 143
     return 0
+
+
+def _missing_devices() -> str | None:
+    """Why JAX finds no device to run on, None where it does."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        asked = os.environ.get("JAX_PLATFORMS")
+        said = " ".join(str(error).split())[:200] or "JAX found none"
+        remedy = "unset it, or set it to cpu" if asked else "set it to cpu"
+        return f"no device to run on ({said}); JAX_PLATFORMS is {asked!r}: {remedy}"
+    return None
 
 
 @contextlib.contextmanager

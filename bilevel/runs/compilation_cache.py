@@ -22,12 +22,10 @@ def enable_compilation_cache(folder: str | Path | None = None) -> Path | None:
         The folder in use, or None where it cannot be written: a run does not fail for want of a cache.
     """
     named = os.environ.get(FOLDER_VARIABLE)
-    path = (
-        Path(named) if named else Path(folder) if folder is not None else _user_cache() / "bilevel-lm" / "jax"
-    )
     try:
+        path = Path(named or folder or _user_cache() / "bilevel-lm" / "jax")
         path.mkdir(parents=True, exist_ok=True)
-    except OSError:
+    except (OSError, RuntimeError):  # no place for it, or a user without a home
         return None
     if not os.access(path, os.W_OK):
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from bilevel.data import Rejected
 from bilevel.errors import InputError
+from bilevel.evaluation.task import PreparedTask
 from bilevel.layout import Layout, data_layout
 from bilevel.methods.method import Data, Method
 from bilevel.model import Model, as_model
@@ -67,6 +68,7 @@ class Job:
         main: the method whose weights, selection and model the folder keeps.
         seed: of draws and keys.
         learned: further methods that choose weights, whose separation of faulty rows is worth showing.
+        tasks: what each method's model is asked at its end.
         layout: devices and processes.
         checkpoints: when the run is saved.
         record: what its folder says of it.
@@ -78,6 +80,7 @@ class Job:
     main: str
     seed: int = 0
     learned: Collection[str] = ()
+    tasks: Sequence[PreparedTask] = ()
     layout: Layout = field(default_factory=data_layout)
     checkpoints: CheckpointOptions = field(default_factory=CheckpointOptions)
     record: Record = field(default_factory=Record)

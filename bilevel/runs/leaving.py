@@ -15,10 +15,12 @@ from bilevel.core.tree import PyTree
 from bilevel.layout import Layout
 from bilevel.methods.method import Method
 from bilevel.model import Model
+from bilevel.report.model_card import FILE as CARD
 from bilevel.report.model_card import MODEL, write_model_card
 from bilevel.runs.results import summarise, write_row_results
 from bilevel.schedule import RunState
 from bilevel.storage.disk import naming_a_full_disk
+from bilevel.storage.piecewise import write_each
 
 PARAMETERS, OUTER = "parameters.safetensors", "outer.safetensors"
 
@@ -55,13 +57,16 @@ def leave_rows(folder: Path, method: Method, state: RunState) -> None:
 def leave_model(folder: Path, method: Method, state: RunState, model: Model, layout: Layout) -> None:
     """Writes the main method's model to `model/`: by the model's own function, or as named arrays."""
     params = state.models[method.leaves.model]
-    with naming_a_full_disk(folder / MODEL):
+
+    def write() -> None:
         if model.write is not None:
             model.write(folder / MODEL, params)
         else:
-            (folder / MODEL).mkdir(exist_ok=True)
             write_tree(folder / MODEL / PARAMETERS, layout.gather(params))
-        write_model_card(folder)
+
+    with naming_a_full_disk(folder / MODEL):
+        (folder / MODEL).mkdir(exist_ok=True)
+        write_each((folder / MODEL, write), (folder / MODEL / CARD, lambda: write_model_card(folder)))
 
 
 def write_tree(path: Path, tree: PyTree) -> None:

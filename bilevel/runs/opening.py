@@ -64,6 +64,7 @@ def check_same_inputs(folder: Path, job: Job) -> None:
 
 def _fingerprints(job: Job) -> dict[str, str]:
     rows = {name: rows.fingerprint for name, rows in job.data.items()}
+    rows |= {f"the task {task.name}": task.task.fingerprint for task in job.tasks}
     return rows | {"model": fingerprint_tree((job.model.params, job.model.base))} | dict(job.record.also)
 
 

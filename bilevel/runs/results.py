@@ -1,17 +1,19 @@
 """What a method left: its line of the results, and the files about its rows."""
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bilevel.data import Dataset, Row, source_of, text_rows, write_rows
 from bilevel.data.documents import SOURCE
+from bilevel.data.strict_json import strict_json
 from bilevel.runs.weights import FILE as WEIGHTS
 from bilevel.runs.weights import RANK, write_weights
 from bilevel.storage.atomic import write_atomically
+from bilevel.storage.piecewise import write_each
 from bilevel.weighting.statistics import effective_sample_size, separation_auc
 
 SELECTED = "selected.jsonl"
@@ -63,25 +65,39 @@ def write_row_results(
         pool: the rows.
         signals: columns by name, `weight` among them.
         selected: positions of the selected rows, best first; None for a method that selects none.
+
+    Raises:
+        NotWrittenError: one of the files could not be written; the others were.
     """
     ids, rows = pool.names(np.arange(len(pool))), text_rows(pool)
     labels = sorted({name for row in rows for name in row.labels})
     texts = {name: [row.labels.get(name, "") for row in rows] for name in labels}
     if any(SOURCE in row.extra for row in rows):
         texts[SOURCE] = [source_of(row) for row in rows]
-    write_weights(folder / WEIGHTS, {"id": ids, **signals, **texts, **_ranks(len(pool), selected)})
+    columns: dict[str, Any] = {"id": ids, **signals, **texts, **_ranks(len(pool), selected)}
+    pieces: list[tuple[Path, Callable[[], object]]] = [
+        (folder / WEIGHTS, lambda: write_weights(folder / WEIGHTS, columns))
+    ]
     if selected is not None:
-        weights = [float(signals["weight"][position]) for position in selected]
-        if rows:
-            write_rows(folder / SELECTED, [rows[position] for position in selected], weight=weights)
-        else:
-            lines = [
-                {"id": ids[place], "weight": weight} for place, weight in zip(selected, weights, strict=True)
-            ]
-            text = "".join(json.dumps(line) + "\n" for line in lines)
-            write_atomically(folder / SELECTED, text)
+        weights = [_number(signals["weight"][position]) for position in selected]
+        pieces.append((folder / SELECTED, lambda: _write_selected(folder, ids, rows, selected, weights)))
     if rows:
-        _write_extremes(folder, rows, signals)
+        pieces.append((folder / EXTREMES, lambda: _write_extremes(folder, rows, signals)))
+    write_each(*pieces)
+
+
+def _write_selected(
+    folder: Path,
+    ids: Sequence[str],
+    rows: Sequence[Row],
+    selected: np.ndarray,
+    weights: Sequence[float | None],
+) -> None:
+    if rows:
+        write_rows(folder / SELECTED, [rows[position] for position in selected], weight=weights)
+        return
+    lines = [{"id": ids[place], "weight": weight} for place, weight in zip(selected, weights, strict=True)]
+    write_atomically(folder / SELECTED, "".join(strict_json(line) + "\n" for line in lines))
 
 
 def _ranks(rows: int, selected: np.ndarray | None) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """The folder that a run leaves: its name, its summary and the environment it ran in."""
 
+import contextlib
 import json
 import math
 import os
@@ -39,7 +40,6 @@ def create_run_folder(
     """
     root = Path(root)
     try:
-        root.mkdir(parents=True, exist_ok=True)
         folder = (
             _named_folder(Path(name)) if name is not None else _next_folder(root, experiment, preset, seed)
         )
@@ -47,7 +47,10 @@ def create_run_folder(
         raise InputError(
             f"{error.filename}: cannot create the run folder ({error.strerror}); name another with --run-dir"
         ) from error
-    _point_latest(root / "latest", folder)
+    # A run that writes elsewhere needs no place here.
+    with contextlib.nullcontext() if name is None else contextlib.suppress(OSError):
+        root.mkdir(parents=True, exist_ok=True)
+        _point_latest(root / "latest", folder)
     return folder
 
 
@@ -101,6 +104,7 @@ def _named_folder(folder: Path) -> Path:
 
 
 def _next_folder(root: Path, experiment: str, preset: str, seed: int) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
     base = f"{experiment}-{preset}-s{seed}"
     number = 1
     while True:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 
 from bilevel.core.findings import HypergradientCheck
 from bilevel.core.tree import PyTree
+from bilevel.evaluation.task import PreparedTask
 from bilevel.layout import Layout
 from bilevel.methods.method import Data, Method
 from bilevel.report.model_card import MODEL
@@ -107,6 +108,7 @@ def run(
     seed: int = 0,
     layout: Layout | None = None,
     learned: Collection[str] = (),
+    tasks: Sequence[PreparedTask] = (),
     checkpoints: CheckpointOptions | None = None,
     record: Record | None = None,
 ) -> Finished:
@@ -128,6 +130,7 @@ def run(
         seed: of draws and keys.
         layout: devices and processes; by default all devices share each batch.
         learned: further methods that choose weights, whose separation of faulty rows is shown.
+        tasks: what each method's model is asked at its end, `bilevel.evaluation.Task.prepared`.
         checkpoints: when the run is saved; by default once a minute.
         record: what the folder says of the run.
 
@@ -143,6 +146,7 @@ def run(
         seed=seed,
         layout=layout,
         learned=learned,
+        tasks=tasks,
         checkpoints=checkpoints,
         record=record,
     )

@@ -13,11 +13,12 @@ from typing import Any
 from bilevel.errors import InputError
 from bilevel.methods.method import Method
 from bilevel.report import write_report
-from bilevel.report.model_card import write_model_card
+from bilevel.report.model_card import MODEL, write_model_card
 from bilevel.report.sections import write_section
 from bilevel.report.table import format_table, method_title
 from bilevel.runs.config_file import plain_config
 from bilevel.runs.ending import ending_well
+from bilevel.runs.evaluating import leave_evaluation, task_numbers, without_tasks
 from bilevel.runs.job import Job
 from bilevel.runs.leaving import leave_model, leave_rows, result_line
 from bilevel.runs.metrics import FILE as METRICS
@@ -27,10 +28,10 @@ from bilevel.runs.progress import Progress
 from bilevel.runs.run_folder import write_summary
 from bilevel.runs.run_record import FOLDER as CHECKPOINTS
 from bilevel.runs.run_record import read_finished, working_on, write_finished
-from bilevel.runs.stopping import StopRequest
+from bilevel.runs.stopping import RunEnded, StopRequest
 from bilevel.runs.timing import part, read_timings, write_timings
 from bilevel.runs.wandb_sink import WandbSink
-from bilevel.runs.warnings_file import add_warning
+from bilevel.runs.warnings_file import add_warning, read_warnings
 from bilevel.runs.weights import FILE as WEIGHTS
 from bilevel.runs.weights import read_weights
 from bilevel.schedule import CheckpointSaver, Context, RunState, check_schedule, run_schedule
@@ -38,12 +39,14 @@ from bilevel.schedule.context import Kept
 from bilevel.schedule.rounds import moves_of
 from bilevel.schedule.train import Train
 from bilevel.storage.checkpoints import Checkpoints
+from bilevel.storage.piecewise import NotWrittenError, write_each
 from bilevel.storage.row_store import RowStore
 
 _EVALUATION_ROWS = 128
 _LINES = 60
 """About so many lines of metrics a method leaves, however long it trains."""
 ROWS = "rows"
+NOT_WRITTEN = "could not be written: "
 
 
 def run_job(
@@ -65,7 +68,8 @@ def run_job(
 
     Raises:
         InputError: before anything is written: rows and batches that do not fit, a folder that cannot be used.
-        RunEnded: the run was asked to stop, or the disk is full; it can be continued.
+        RunEnded: the run was asked to stop, or the disk is full; it can be continued. Or at its end: a result could
+            not be written; all others were.
     """
     began = time.monotonic() if began is None else began
     start, kept = start_of(job), Kept()
@@ -103,10 +107,16 @@ def run_job(
         for sink in sinks:
             sink.summarise(results)
         write_timings(path)
+        answered = leave_evaluation(path, job.methods, job.tasks)
         write_model_card(path)
         report = write_report(path)
-    print(format_table(results))
+    print(format_table(results, without_tasks(results)))
+    if answered:
+        print(f"\n{answered}\n")
     print(f"report: {report}")
+    lost = [line for line in read_warnings(path) if line.startswith(NOT_WRITTEN)]
+    if lost:
+        raise RunEnded(f"{'; '.join(lost)}; all else of {path} is there", 1)
     return path
 
 
@@ -185,9 +195,19 @@ class _Session:
         """Writes what a finished method leaves, and returns its line of the results."""
         if name == self.job.main:
             with part("writing rows and model"):
-                leave_rows(self.folder, method, state)
-                leave_model(self.folder, method, state, self.job.model, self.job.layout)
-        return result_line(method, state, learned=name in {self.job.main, *self.job.learned})
+                try:
+                    write_each(
+                        (self.folder, lambda: leave_rows(self.folder, method, state)),
+                        (
+                            self.folder / MODEL,
+                            lambda: leave_model(self.folder, method, state, self.job.model, self.job.layout),
+                        ),
+                    )
+                except NotWrittenError as error:
+                    for line in error.lines:
+                        self._warn(f"{NOT_WRITTEN}{line}")
+        numbers = result_line(method, state, learned=name in {self.job.main, *self.job.learned})
+        return numbers | task_numbers(self.job.tasks, state.results)
 
 
 def _check(job: Job, start: RunState, kept: Kept) -> None:
@@ -215,8 +235,9 @@ def start_of(job: Job) -> RunState:
 
 
 def evaluated(method: Method, job: Job) -> Method:
-    """The method with an evaluation at its end, where there are held-out rows."""
-    return method.evaluated() if "test" in job.data and job.model.says_losses else method
+    """The method with an evaluation at its end, where there are held-out rows or tasks."""
+    over = "test" if "test" in job.data and job.model.says_losses else ""
+    return method.evaluated(over, job.tasks) if over or job.tasks else method
 
 
 def context_of(name: str, method: Method, job: Job, kept: Kept | None = None) -> Context:
@@ -226,6 +247,7 @@ def context_of(name: str, method: Method, job: Job, kept: Kept | None = None) ->
         job.model,
         job.layout,
         job.seed,
+        name=name,
         log_every=max(1, method.lower_steps // _LINES),
         evaluation_rows=job.layout.rounded(_EVALUATION_ROWS),
         packing=next((move.plan.packing for move in trains), "off") if job.model.packs else "off",

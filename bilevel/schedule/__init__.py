@@ -6,6 +6,7 @@ from bilevel.schedule.choose import Change as Change
 from bilevel.schedule.choose import Changed as Changed
 from bilevel.schedule.choose import Choice as Choice
 from bilevel.schedule.choose import Choose as Choose
+from bilevel.schedule.choose import CountUses as CountUses
 from bilevel.schedule.choose import top_share as top_share
 from bilevel.schedule.context import Context as Context
 from bilevel.schedule.context import Saver as Saver
@@ -13,6 +14,7 @@ from bilevel.schedule.context import Stopped as Stopped
 from bilevel.schedule.driver import check_schedule as check_schedule
 from bilevel.schedule.driver import run_schedule as run_schedule
 from bilevel.schedule.moves import Evaluate as Evaluate
+from bilevel.schedule.moves import Evaluation as Evaluation
 from bilevel.schedule.moves import Keep as Keep
 from bilevel.schedule.moves import Move as Move
 from bilevel.schedule.moves import Weigh as Weigh

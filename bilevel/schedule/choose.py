@@ -23,12 +23,16 @@ class Choice:
         dataset: the rows.
         round: rounds finished.
         rng: for rules that draw; a function of the run's seed and the round.
+        sets: row sets by name, the ids in their order.
+        warn: told of what a user should hear of, a line.
     """
 
     columns: Mapping[str, Float[np.ndarray, " rows"]]
     dataset: Dataset
     round: int
     rng: np.random.Generator
+    sets: Mapping[str, Int[np.ndarray, " chosen"]] = field(default_factory=dict)
+    warn: Callable[[str], None] = print
 
 
 Rule = Callable[[Choice], Int[np.ndarray, " chosen"]]
@@ -43,16 +47,19 @@ class Choose(Move):
         into: the set's name.
         signals: names of the columns that the rule reads.
         over: which data set.
+        sets: names of the row sets that the rule reads.
     """
 
     rule: Rule
     into: str
     signals: tuple[str, ...] = ()
     over: str = "pool"
+    sets: tuple[str, ...] = ()
 
     @property
     def reads(self) -> tuple[str, ...]:
-        return (f"data:{self.over}", *(f"signal:{name}" for name in self.signals))
+        known = (f"signal:{name}" for name in self.signals)
+        return (f"data:{self.over}", *known, *(f"set:{name}" for name in self.sets))
 
     @property
     def writes(self) -> tuple[str, ...]:
@@ -62,7 +69,9 @@ class Choose(Move):
         columns = {name: state.column(name, self.over) for name in self.signals}
         rng = np.random.default_rng([context.seed, state.round])
         dataset = state.data[self.over]
-        ids = np.asarray(self.rule(Choice(columns, dataset, state.round, rng)), np.int64)
+        sets = {name: state.rows(name, self.over) for name in self.sets}
+        choice = Choice(columns, dataset, state.round, rng, sets, context.warn)
+        ids = np.asarray(self.rule(choice), np.int64)
         if ids.size and not 0 <= ids.min() <= ids.max() < len(dataset):
             raise ValueError(f"the rule for {self.into!r} chose rows outside 0 .. {len(dataset) - 1}")
         return state.with_set(self.into, ids, self.over)
@@ -81,6 +90,37 @@ def top_share(signal: str, share: float) -> Rule:
         return np.argsort(-values, kind="stable")[: max(1, round(share * len(values)))]
 
     return rule
+
+
+@dataclass(frozen=True)
+class CountUses(Move):
+    """Counts how often each row stands in some sets, into a signal whose mean over all rows is 1.
+
+    Of the sets that a model was trained on, one after the other, that is what each row weighed.
+
+    Attributes:
+        sets: their names, one as often as it was used.
+        into: the signal's name.
+        over: which data set.
+    """
+
+    sets: tuple[str, ...]
+    into: str
+    over: str = "pool"
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (f"data:{self.over}", *(f"set:{name}" for name in self.sets))
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        return (f"signal:{self.into}",)
+
+    def run(self, state: RunState, context: Context) -> RunState:
+        used = np.concatenate([state.rows(name, self.over) for name in self.sets])
+        rows = len(state.data[self.over])
+        counts = np.bincount(used, minlength=rows) * (rows / max(1, len(used)))
+        return state.with_signal(self.into, counts.astype(np.float32), self.over)
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,7 @@ class Context:
         show: told of sections that a method adds to the run's report.
         warn: told of what a user should hear of at once, a line.
         timed: `(move's name) -> context`, entered while a move runs.
+        name: what runs, for files that moves leave.
         folder: where the run keeps its files; None for a run in memory alone.
         log_every: lower steps between logged numbers.
         evaluation_rows: rows of a batch when scoring and evaluating.
@@ -127,6 +128,7 @@ class Context:
     show: Callable[[Section], None] = lambda section: None
     warn: Callable[[str], None] = lambda line: None
     timed: Callable[[str], AbstractContextManager[None]] = lambda move: nullcontext()
+    name: str = "method"
     folder: Path | None = None
     log_every: int = 20
     evaluation_rows: int = 128

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -65,31 +66,77 @@ class Move(ABC):
         return state.without(self.writes)
 
 
+@runtime_checkable
+class Evaluation(Protocol):
+    """A task that `Evaluate` may put to a model; `bilevel.evaluation` has them."""
+
+    @property
+    def name(self) -> str:
+        """What its result is called."""
+
+    def check(self, context: Context) -> None:
+        """Raises InputError where the model cannot be asked."""
+
+    def evaluate(self, params: PyTree, context: Context, pause: Callable[[], None]) -> Mapping[str, float]:
+        """The task's numbers by name.
+
+        Args:
+            params: of the model.
+            context: what the run is run with.
+            pause: called between batches; raises where the run was asked to stop.
+        """
+
+
 @dataclass(frozen=True)
 class Evaluate(Move):
-    """Measures a model on a data set: mean row loss in nats a token, share of exact matches (teacher-forced).
+    """Measures a model: on a data set by loss and exact match, and by tasks.
 
-    A model that cannot say what matches is measured by its loss alone.
+    Of a data set it takes the mean row loss in nats a token and the share of exact matches (teacher-forced); a model
+    that cannot say what matches is measured by its loss alone. Each task gives a result of its own name.
 
     Attributes:
-        over: which data set.
+        over: which data set; "" for none.
         model: which model.
-        into: the result's name; by default the data set's.
+        into: the data set's result's name; by default the data set's.
+        tasks: what else is asked, from `bilevel.evaluation`.
     """
 
     over: str = "test"
     model: str = "current"
     into: str = ""
+    tasks: tuple[Evaluation, ...] = ()
 
     @property
     def reads(self) -> tuple[str, ...]:
-        return (f"model:{self.model}", f"data:{self.over}")
+        return (f"model:{self.model}", *((f"data:{self.over}",) if self.over else ()))
 
     @property
     def writes(self) -> tuple[str, ...]:
-        return (f"result:{self.into or self.over}",)
+        return tuple(f"result:{name}" for name in self._names)
+
+    @property
+    def _names(self) -> list[str]:
+        return [*((self.into or self.over,) if self.over else ()), *(task.name for task in self.tasks)]
+
+    def check(self, state: RunState, context: Context) -> RunState:
+        twice = [name for name in self._names if self._names.count(name) > 1]
+        if twice:
+            raise ValueError(
+                f"two evaluations are called {twice[0]!r}: their results need names of their own"
+            )
+        for task in self.tasks:
+            task.check(context)
+        return super().check(state, context)
 
     def run(self, state: RunState, context: Context) -> RunState:
+        params = state.models[self.model]
+        measured = self._measured(state, context) if self.over else state
+        for task in self.tasks:
+            found = task.evaluate(params, context, lambda: context.stop_when_asked(state))
+            measured = measured.with_result(task.name, found)
+        return measured
+
+    def _measured(self, state: RunState, context: Context) -> RunState:
         params, rows = state.models[self.model], state.data[self.over]
         evaluate = context.model.evaluate
         found: dict[str, float] = {"loss": 0.0} | ({} if evaluate is None else {"exact_match": 0.0})

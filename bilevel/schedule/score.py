@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -13,10 +15,14 @@ from bilevel.core.tree import PyTree
 from bilevel.data import Dataset
 from bilevel.schedule.batches import in_turn
 from bilevel.schedule.context import Context
+from bilevel.schedule.measured import MeasuredRows, file_of
 from bilevel.schedule.moves import Move
 from bilevel.schedule.state import RunState
 
 Columns = Mapping[str, Float[np.ndarray, " rows"]]
+
+SIGNALS = "signals"
+"""Where in a run's folder values are kept by content."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +34,14 @@ class Asked:
         dataset: the rows.
         data: all data sets of the run, for measures that compare.
         context: the model's functions, the layout, what was compiled.
+        measured: what is known by content already; None where nothing is kept.
     """
 
     params: PyTree
     dataset: Dataset
     data: Mapping[str, Dataset]
     context: Context
+    measured: MeasuredRows | None = None
 
     def in_turn(self, ids: Int[np.ndarray, " rows"]) -> Iterator[tuple[np.ndarray, Batch]]:
         """Yields `(row ids, batch)` over rows in order, the last batch completed by filler rows, id -1."""
@@ -52,12 +60,15 @@ class Measure:
         columns: what the columns are called; "" for one that takes the signal's name.
         whole: whether a row's value depends on the others, so that all are asked about at once; else they come in
             pieces, and what is measured of them is kept when the run is stopped.
+        contents: `(asked, row ids) -> texts`: what the values of each row depend on besides the model, so that they
+            are found again by content; None for what is not kept. A measure of the whole asks `measured` itself.
     """
 
     name: str
     run: Callable[[Asked, Int[np.ndarray, " rows"]], Columns]
     columns: tuple[str, ...] = ("",)
     whole: bool = False
+    contents: Callable[[Asked, Int[np.ndarray, " rows"]], list[str]] | None = None
 
 
 def _row_loss(asked: Asked, ids: Int[np.ndarray, " rows"]) -> Columns:
@@ -88,6 +99,7 @@ class Score(Move):
         model: which model measures.
         over: which data set.
         rows: a set of its rows; None for all. Rows outside keep the values that they had.
+        folder: where values are kept by content, for measures that know theirs; None for the run's own folder.
     """
 
     into: str
@@ -95,6 +107,7 @@ class Score(Move):
     model: str = "current"
     over: str = "pool"
     rows: str | None = None
+    folder: Path | None = None
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -113,8 +126,23 @@ class Score(Move):
     def run(self, state: RunState, context: Context) -> RunState:
         dataset = state.data[self.over]
         ids = np.arange(len(dataset)) if self.rows is None else state.rows(self.rows, self.over)
-        asked = Asked(state.models[self.model], dataset, state.data, context)
-        pieces = list(state.pending)
+        with self._measured(state, context) as measured:
+            asked = Asked(state.models[self.model], dataset, state.data, context, measured)
+            if measured is None or self.measure.whole or not len(ids):
+                columns = self._piece_by_piece(asked, ids, state)
+            else:
+                columns = self._by_content(asked, ids, measured, state)
+        state = replace(state, pending=())
+        for column, name in self._names.items():
+            values = self._before(name, state)
+            values[ids] = columns[column]
+            now = state.with_signal(name, values, self.over)
+            state = now if self.rows is None else _with_old_rounds(now, state, name, ids)
+        return state
+
+    def _piece_by_piece(self, asked: Asked, ids: Int[np.ndarray, " rows"], state: RunState) -> Columns:
+        """Measures what is left; what was measured goes with the state that is saved."""
+        context, pieces = asked.context, list(state.pending)
         done = sum(len(piece["ids"]) for piece in pieces)
         size = len(ids) if self.measure.whole else context.layout.rounded(context.evaluation_rows)
         while done < len(ids):
@@ -125,14 +153,37 @@ class Score(Move):
             some = ids[done : done + size]
             pieces.append({"ids": some, **self.measure.run(asked, some)})
             done += len(some)
-        state = replace(state, pending=())
-        for column, name in self._names.items():
-            values = self._before(name, state)
-            for piece in pieces:
-                values[piece["ids"]] = piece[column]
-            measured = state.with_signal(name, values, self.over)
-            state = measured if self.rows is None else _with_old_rounds(measured, state, name, ids)
-        return state
+        empty = [np.zeros(0, np.float32)]
+        return {
+            name: np.concatenate([piece[name] for piece in pieces] or empty) for name in self.measure.columns
+        }
+
+    def _by_content(
+        self, asked: Asked, ids: Int[np.ndarray, " rows"], measured: MeasuredRows, state: RunState
+    ) -> Columns:
+        """Measures what nobody has measured yet; what was stands in a file of its own."""
+        measure, context = self.measure, asked.context
+        assert measure.contents is not None  # what is kept is known by something
+
+        def values(places: Int[np.ndarray, " piece"]) -> Float[np.ndarray, "piece columns"]:
+            found = measure.run(asked, ids[places])
+            return np.stack([found[name] for name in measure.columns], axis=1)
+
+        found = measured.all_of(
+            measure.contents(asked, ids),
+            context.layout.rounded(context.evaluation_rows),
+            values,
+            before_each=lambda: context.stop_when_asked(state),
+        )
+        return dict(zip(measure.columns, found.T, strict=True))
+
+    def _measured(self, state: RunState, context: Context) -> MeasuredRows | AbstractContextManager[None]:
+        """What is known by content: a file for this measure and this model."""
+        folder = self.folder or (context.folder and context.folder / SIGNALS)
+        if self.measure.contents is None or folder is None:
+            return nullcontext()
+        path = file_of(folder, self.measure.name, context.model, state.models[self.model])
+        return MeasuredRows(path, context.layout)
 
     def _before(self, name: str, state: RunState) -> np.ndarray:
         """The column to fill: what rows outside the set had, nan for those that had nothing."""

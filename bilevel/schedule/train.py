@@ -39,12 +39,22 @@ class Steps:
 
 @dataclass(frozen=True)
 class Passes:
-    """So many passes over the rows, each row exactly once in each: the last batch of a pass is filled up."""
+    """So many passes over the rows, each row exactly once in each: the last batch of a pass is filled up.
+
+    Attributes:
+        count: how many.
+        expected: how many rows there will be, for what is told before they are known; None where nobody can say.
+    """
 
     count: float
+    expected: int | None = None
 
     def __post_init__(self) -> None:
         check_ranges(self, ("count", self.count >= 0, "0 or more"))
+
+    def steps(self, batches_a_pass: int, lower_steps: int) -> int:
+        """Solver steps that they take."""
+        return ceil(self.count * batches_a_pass / lower_steps)
 
 
 @dataclass(frozen=True)
@@ -128,7 +138,8 @@ class Train(Move):
         # One fixed batch of trusted rows, so that the logged upper losses of all methods compare.
         plan = self.plan.for_model(context.model.packs)
         packing = plan.upper_packing or plan.packing
-        monitored = first_rows(state.data[self.upper], _MONITORED_ROWS, context.layout, packing)
+        size = context.layout.rounded(_MONITORED_ROWS)
+        monitored = first_rows(state.data[self.upper], size, context.layout, packing)
         rows = state.data[self.over]
         drawn_from = len(rows) if self.rows is None else len(state.rows(self.rows, self.over))
         solver, state = self._taken(state, context)
@@ -179,8 +190,11 @@ class Train(Move):
 
     @property
     def planned_lower_steps(self) -> int:
-        """Lower steps, where the length is given in steps; else 0, for they depend on the rows."""
-        return self.length.count * self.plan.lower_steps if isinstance(self.length, Steps) else 0
+        """Lower steps, where they are known in advance; else 0, for passes depend on the rows."""
+        if isinstance(self.length, Steps):
+            return self.length.count * self.plan.lower_steps
+        rows = self.length.expected or 0
+        return self.length.steps(ceil(rows / self.plan.rows), self.plan.lower_steps) * self.plan.lower_steps
 
     def updates_at(self, number: int) -> tuple[str, ...]:
         """What moves in the step of this number, counted over the run."""
@@ -214,7 +228,7 @@ class Train(Move):
         """How many solver steps it takes on batches as `batches` gives them."""
         if isinstance(self.length, Steps):
             return self.length.count
-        return ceil(self.length.count * lower.drawn.batches_a_pass / self.plan.lower_steps)
+        return self.length.steps(lower.drawn.batches_a_pass, self.plan.lower_steps)
 
     def _taken(self, state: RunState, context: Context) -> tuple[SolverState, RunState]:
         """The solver's state to begin with, and the run's without it: its arrays are donated to the first step.

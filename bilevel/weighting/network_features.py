@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from bilevel.core.problem import Batch
 from bilevel.core.tree import PyTree
 from bilevel.weighting.network import Scorer
+from bilevel.weighting.network_signals import standardised
 
 _KINKS = {"absolute": (0.0, 4.0), "relative": (-2.0, 3.0)}
 """Where a loss scorer's kinks begin and end, in nats a token or in deviations."""
@@ -66,13 +67,7 @@ def signal_scorer(signals: Float[Array, "pool signals"]) -> Scorer:
             network of them is refused where there are more or fewer.
     """
     present = jnp.isfinite(signals)
-    count = jnp.maximum(jnp.sum(present, axis=0), 1)
-    values = jnp.where(present, signals, 0.0)
-    mean = jnp.sum(values, axis=0) / count
-    deviation = jnp.sqrt(jnp.sum(jnp.where(present, (signals - mean) ** 2, 0.0), axis=0) / count)
-    table = jnp.where(
-        present & (deviation > 0), (values - mean) / jnp.where(deviation > 0, deviation, 1.0), 0.0
-    )
+    table = standardised(jnp.where(present, signals, 0.0), present, (0,))
 
     def init(key: Array) -> PyTree:
         return jnp.zeros(table.shape[1])

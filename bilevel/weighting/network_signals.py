@@ -12,6 +12,9 @@ _LEAST_LOSS = 0.02
 _MOST_DEVIATIONS = 3.0
 """At which relative losses are cut."""
 
+_ROUNDINGS = 4
+"""So many roundings of the largest value a mean may be off by."""
+
 _LARGEST_TARGET = 1.0
 """Deviations at which targets are cut: derivatives have heavy tails, and a row counts by its sign above all."""
 
@@ -31,10 +34,7 @@ def relative_losses(
         axes: that rows of one scope lie along; None for all.
     """
     along = tuple(range(losses.ndim)) if axes is None else axes
-    centred = jnp.where(real, losses - mean_of_real(losses, real, along), 0.0)
-    variance = mean_of_real(centred**2, real, along)
-    deviations = centred / jnp.sqrt(jnp.maximum(variance, jnp.finfo(losses.dtype).eps ** 2))
-    return jnp.clip(deviations, -_MOST_DEVIATIONS, _MOST_DEVIATIONS)
+    return jnp.clip(standardised(losses, real, along), -_MOST_DEVIATIONS, _MOST_DEVIATIONS)
 
 
 def relative_to_losses(
@@ -90,16 +90,29 @@ def _regressed_backward(
     scores, real, losses = kept
     axes = tuple(range(scores.ndim))
     worth = -derivative / (losses + _LEAST_LOSS)
-    centred = jnp.where(real, worth - mean_of_real(worth, real, axes), 0.0)
-    deviation = jnp.sqrt(mean_of_real(centred**2, real, axes))
-    targets = jnp.clip(
-        centred / jnp.maximum(deviation, jnp.finfo(deviation.dtype).tiny), -_LARGEST_TARGET, _LARGEST_TARGET
-    )
+    targets = jnp.clip(standardised(worth, real, axes), -_LARGEST_TARGET, _LARGEST_TARGET)
     gaps = jnp.where(real, scores - mean_of_real(scores, real, axes) - targets, 0.0)
     return (gaps / jnp.maximum(jnp.sum(real), 1)).astype(scores.dtype), None, None, None
 
 
 regressed.defvjp(_regressed_forward, _regressed_backward)
+
+
+def standardised(
+    values: Float[Array, "*rows"], real: Bool[Array, "*rows"], axes: tuple[int, ...]
+) -> Float[Array, "*rows"]:
+    """Deviations from the mean over the real rows, in standard deviations; zero where all are the same.
+
+    Values that differ by no more than the rounding of their mean are the same: their deviations would be noise.
+    """
+    present = jnp.where(real, values, 0.0)
+    centred = jnp.where(real, values - mean_of_real(values, real, axes), 0.0)
+    # Once more: of many rows the first mean is off by more than a rounding.
+    centred = jnp.where(real, centred - mean_of_real(centred, real, axes), 0.0)
+    deviation = jnp.sqrt(mean_of_real(centred**2, real, axes))
+    size = jnp.max(jnp.abs(present), axis=axes, keepdims=True)
+    apart = ~(deviation <= _ROUNDINGS * jnp.finfo(values.dtype).eps * size)  # NaN stays NaN
+    return jnp.where(apart, centred / jnp.where(apart, deviation, 1.0), 0.0)
 
 
 def mean_of_real(

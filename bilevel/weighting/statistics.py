@@ -9,11 +9,15 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from bilevel.core.losses import over
+
 
 def effective_sample_size(weights: Float[ArrayLike, "*rows"]) -> Float[Array, ""]:
     """(sum w)^2 / sum w^2: the number of equally weighted rows with the same variance of the mean."""
     weights = jnp.asarray(weights)
-    return jnp.sum(weights) ** 2 / jnp.maximum(jnp.sum(weights**2), jnp.finfo(jnp.float32).tiny)
+    # In units of the largest, whose square neither overflows nor vanishes.
+    scaled = over(weights, jnp.max(jnp.abs(weights), initial=0.0))
+    return over(jnp.sum(scaled) ** 2, jnp.sum(scaled**2))
 
 
 def heaviest_share(weights: np.ndarray, rows: float) -> float | None:

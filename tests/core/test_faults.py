@@ -114,3 +114,18 @@ def test_a_step_penalises_the_entropy_of_weights_that_read_losses():
     state = solver.init(jax.random.key(0), network(jax.random.key(1)))
     for pieces in (1, 2):
         jax.eval_shape(solver.step, state, *batches(pieces=pieces))
+
+
+@pytest.mark.parametrize("level", ["outer", "inner"])
+def test_variables_that_no_gradient_moves_are_refused_by_name(level):
+    def loss(outer, inner, batch):
+        return Mean(outer["a"] * inner["a"], 1)
+
+    plain = {"a": jnp.ones(())}
+    given = {"outer": plain, "inner": plain} | {level: {**plain, "deep": {"n": jnp.int32(2)}}}
+    problem = Problem(loss, loss)
+    solver = alternating(
+        problem, optax.sgd(0.1), optax.sgd(0.1), implicit(identity(0.1)), outer_start=given["outer"]
+    )
+    with pytest.raises(ValueError, match=f"{level} variables: deep/n is int32, which no gradient moves"):
+        solver.init(jax.random.key(0), given["inner"])

@@ -49,3 +49,22 @@ def test_outputs_keep_the_micro_batch_axis(pieces):
     total, kept = over_micro_batches(lambda b: (jnp.sum(b["x"]), 2 * b["x"]), batch)
     assert float(total) == 15.0
     chex.assert_trees_all_close(kept, 2 * batch["x"])
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e-12])
+def test_counts_may_be_sums_of_weights_as_small_as_they_like(scale):
+    weights, values = scale * jnp.array([0.5, 0.25]), jnp.array([2.0, 4.0])
+
+    def loss(slope, batch):
+        return Mean(jnp.sum(weights * slope * values), jnp.sum(weights))
+
+    mean, (gradient,) = mean_value_and_gradient(loss, (jnp.array(3.0),), {"none": jnp.zeros((1, 1))})
+    assert float(mean.value) == pytest.approx(8.0)
+    assert float(gradient) == pytest.approx(8.0 / 3)
+    rows = RowLosses(scale * jnp.array([6.0, 0.0]), scale * jnp.array([3.0, 0.0]))
+    np.testing.assert_allclose(rows.means, [2.0, 0.0], rtol=1e-6)
+    assert float(rows.weighted(reduction="token").value) == pytest.approx(2.0)
+
+
+def test_what_has_no_count_and_is_not_finite_stays_so():
+    assert np.isnan(float(Mean(jnp.array(jnp.nan), 0).value))

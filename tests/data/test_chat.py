@@ -1,5 +1,8 @@
 """The tokenizer's own chat template: targets by the prefix method."""
 
+import json
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -152,3 +155,67 @@ def test_real_rows_as_chats(shared_folder: Path) -> None:
     assert encoding.rejected == ()
     for position, row in enumerate(rows):
         assert texts(tokenizer, encoding, position)[1] == [f"{row.output}<|im_end|>\n"]
+
+
+def test_a_response_that_is_not_learned_is_context_of_the_next() -> None:
+    row = replace(TURNS, unlearned=(0,))
+    whole, targets = texts(*encoded(CHATML, row))
+    assert whole == texts(*encoded(CHATML, TURNS))[0]
+    assert targets == ["4<|im_end|>\n"]
+
+
+OPENS = CHATML.replace("assistant\n' }}{% endif", "assistant\n<think>\n' }}{% endif")
+
+
+def test_a_prompt_that_opens_what_no_response_begins_with_is_named() -> None:
+    with pytest.raises(
+        InputError, match=r"ends what generation sees in '<think>\\n', .* another template \(plain\)"
+    ):
+        encoded(OPENS, ALPACA_ROW)
+    thought = replace(ALPACA_ROW, output="<think>\nEasy.\n</think>\n3")
+    assert texts(*encoded(OPENS, thought))[1] == ["Easy.\n</think>\n3<|im_end|>\n"]
+
+
+DATED = "{{ strftime_now('%d %B %Y') }}" + CHATML
+
+
+@pytest.mark.parametrize("template", [DATED, LLAMA3])
+def test_a_template_that_asks_for_the_date_gives_the_same_tokens_on_every_day(
+    template: str, monkeypatch
+) -> None:
+    from transformers.utils import chat_template_utils
+
+    class Someday(datetime):
+        @classmethod
+        def now(cls, *_: object) -> datetime:
+            return cls(2031, 5, 6)
+
+    today = encoded(template, TURNS)[1].encoded
+    monkeypatch.setattr(chat_template_utils, "datetime", Someday)
+    tokenizer, later = encoded(template, TURNS)
+    np.testing.assert_array_equal(later.encoded.tokens, today.tokens)
+    assert "2024" in texts(tokenizer, later)[0]
+
+
+WITH_TOOLS = "{% if tools %}<{{ tools | length }} {{ tools[0].function.name }}>{% endif %}" + CHATML
+CLOCK = {"type": "function", "function": {"name": "clock", "parameters": None}}
+
+
+@pytest.mark.parametrize("tools", [[CLOCK], json.dumps([CLOCK])])
+def test_tools_reach_the_template(tools: object) -> None:
+    row = replace(ALPACA_ROW, extra={"tools": tools})
+    assert texts(*encoded(WITH_TOOLS, row))[0].startswith("<1 clock><|im_start|>user")
+    assert texts(*encoded(WITH_TOOLS, ALPACA_ROW))[0].startswith("<|im_start|>user")
+
+
+def test_tools_that_are_no_list_are_named() -> None:
+    _, encoding = encoded(WITH_TOOLS, replace(ALPACA_ROW, extra={"tools": '{"name": 1}'}), TURNS)
+    assert encoding.rejected[0].reason.startswith("unusable tools (tools must be a list")
+
+
+def test_what_a_row_tells_the_template_reaches_it_and_no_more() -> None:
+    template = "{{ tone | default('plain') }}" + CHATML
+    told = replace(ALPACA_ROW, extra={"chat_template_kwargs": {"tone": "dry", "add_generation_prompt": True}})
+    whole, targets = texts(*encoded(template, told))
+    assert whole.startswith("dry<|im_start|>")
+    assert targets == ["3<|im_end|>\n"]

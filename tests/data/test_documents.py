@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+from tokenizers import processors
 
 from bilevel.data import (
     encode_documents,
@@ -105,7 +106,7 @@ def test_missing_files_and_folders(tmp_path):
 def test_pieces_of_a_document_are_its_tokens_and_its_text(bos):
     tokenizer = train_tokenizer([TEXT], 280)
     if not bos:
-        tokenizer.bos_token = None
+        tokenizer.backend_tokenizer.post_processor = processors.Sequence([])
     text = "One day, a cat sat.  Two dogs ran é to\nthe end. " * 3
     rows = [Row("t:1", "", "", text.strip()), Row("t:9", "", "", "The")]
     encoded = encode_documents(rows, tokenizer, 16).encoded

@@ -1,8 +1,11 @@
 """Rows from and to files."""
 
 import json
+import re
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from bilevel.data import Row, read_rows, write_rejected, write_rows
@@ -58,7 +61,9 @@ def test_labels_are_text_and_other_columns_are_kept(tmp_path: Path) -> None:
     }
     ((row,), *_) = read_rows(written(tmp_path, json.dumps(json.loads(GOOD) | columns)))
     assert row.labels == {"fault": "truncated", "hard": "yes", "duplicate": "", "kind": "3"}
-    assert row.extra == {"source": "web", "tags": ["a"]}
+    # What is no such text is kept as it was, too.
+    others = {"hard": True, "duplicate": None, "kind": 3}
+    assert row.extra == {"source": "web", "tags": ["a"]} | others
     assert row.label("fault") == "truncated"
     assert Row("a:1", "x", "", "y").label("fault") == ""
 
@@ -171,7 +176,13 @@ def test_written_rows_are_read_back(tmp_path: Path) -> None:
 
     write_rows(path, [first])
     ((again,), *_) = read_rows(path)
-    assert again.extra == {"id": "selected.jsonl:1", "original_id": 12, "source": "web", "weight": 0.5}
+    assert again.extra == {
+        "id": "selected.jsonl:1",
+        "original_id": 12,
+        "original_id_2": "a.jsonl:7",
+        "source": "web",
+        "weight": 0.5,
+    }
 
 
 def test_extra_columns_must_fit(tmp_path: Path) -> None:
@@ -208,3 +219,81 @@ def test_real_json_lines_keep_their_columns(shared_folder: Path) -> None:
     assert (len(rows), rejected) == (1075, ())
     assert {row.extra["source"] for row in rows} == {"rasbt"}
     assert rows[0].id == "val_rasbt_1100.jsonl:1"
+
+
+def no_constant(word: str) -> None:
+    raise AssertionError(f"{word} is no JSON")
+
+
+@pytest.mark.parametrize("quality", [float("nan"), float("inf"), {"deep": [1, float("-inf")]}])
+def test_written_lines_are_json_by_the_standard(tmp_path: Path, quality: object) -> None:
+    path = written(tmp_path, json.dumps(json.loads(GOOD) | {"quality": quality}))
+    write_rows(tmp_path / "selected.jsonl", read_rows(path).rows)
+    (line,) = (tmp_path / "selected.jsonl").read_text().splitlines()
+    json.loads(line, parse_constant=no_constant)
+    assert "null" in line
+
+
+def test_columns_that_ours_would_hide_make_way(tmp_path: Path) -> None:
+    own = {"weight": "heavy", "original_weight": 1, "id": 7, "original_id": 8}
+    ((row,), *_) = read_rows(written(tmp_path, json.dumps(json.loads(GOOD) | own)))
+    write_rows(tmp_path / "selected.jsonl", [row], weight=[0.5])
+    found = json.loads((tmp_path / "selected.jsonl").read_text())
+    assert (found["id"], found["weight"]) == ("rows.jsonl:1", 0.5)
+    assert (found["original_weight"], found["original_weight_2"]) == (1, "heavy")
+    assert (found["original_id"], found["original_id_2"]) == (8, 7)
+
+
+@pytest.mark.parametrize(
+    "own", [{"kind": 3}, {"hard": 0.37, "duplicate": False}, {"fault": "none"}, {"fault": None}]
+)
+def test_columns_named_like_labels_come_back_as_they_were(tmp_path: Path, own: dict) -> None:
+    ((row,), _, notices) = read_rows(written(tmp_path, json.dumps(json.loads(GOOD) | own)))
+    assert "are read as labels" in notices[-1]
+    write_rows(tmp_path / "selected.jsonl", [row])
+    assert json.loads((tmp_path / "selected.jsonl").read_text()).items() >= own.items()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        (
+            "rows.jsonl",
+            '{"instruction": "a", "output": "b"}\n{"instruction": "a", "output": "b", "output": "c"}',
+            "rows.jsonl:2: the key 'output' stands twice; keep one of them",
+        ),
+        (
+            "rows.json",
+            '[{"instruction": "a", "output": "b", "x": {"y": 1, "y": 2}}]',
+            "the key 'y' stands twice",
+        ),
+        ("rows.csv", "instruction,output,output\na,b,c\n", "rows.csv: the column 'output' stands twice"),
+        ("rows.tsv", "instruction\toutput\t\t\na\tb\t\t\n", "rows.tsv: the column '' stands twice"),
+    ],
+)
+def test_what_is_given_twice_is_refused(tmp_path: Path, name: str, content: str, expected: str) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(InputError, match=re.escape(expected)):
+        read_rows(path)
+
+
+def test_a_parquet_column_given_twice_is_refused(tmp_path: Path) -> None:
+    columns = [pa.array(["a"]), pa.array(["b"]), pa.array(["c"])]
+    pyarrow.parquet.write_table(
+        pa.Table.from_arrays(columns, ["instruction", "output", "output"]), tmp_path / "rows.parquet"
+    )
+    with pytest.raises(InputError, match="the column 'output' stands twice"):
+        read_rows(tmp_path / "rows.parquet")
+
+
+@pytest.mark.parametrize("column", ["source", "kind", "topic", "nested"])
+def test_half_a_character_in_any_column_is_found_before_training(tmp_path: Path, column: str) -> None:
+    cut = {"deep": ["cut \ud83d"]} if column == "nested" else "cut \ud83d"
+    records = [json.loads(GOOD), json.loads(GOOD) | {column: cut}]
+    rows, (rejected,), _ = read_rows(written(tmp_path, "\n".join(map(json.dumps, records))))
+    assert len(rows) == 1
+    assert (rejected.id, rejected.reason) == ("rows.jsonl:2", "broken characters (half of a surrogate pair)")
+    assert repr(column) in rejected.remedy
+    write_rejected(tmp_path / "rejected.jsonl", [rejected])
+    assert json.loads((tmp_path / "rejected.jsonl").read_text())[column] == cut

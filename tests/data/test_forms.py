@@ -64,11 +64,12 @@ def test_forms_say_the_same_are_named_and_written_back(record: dict, title: str,
     columns = record | {"fault": "no", "source": "web"}
     ((row,), rejected, notices) = read(tmp_path, columns)
     assert (row.prompt, row.output, rejected) == ("Add.\n1 2", "3", ())
-    assert (row.labels, row.extra) == ({"fault": ""}, {"source": "web"})
-    assert notices == (f"rows.jsonl: 1 rows, {title}",)
+    assert (row.labels, row.extra) == ({"fault": ""}, {"fault": "no", "source": "web"})
+    assert notices[0] == f"rows.jsonl: 1 rows, {title}"
+    assert notices[1].startswith("rows.jsonl: columns 'fault' are read as labels")
     write_rows(tmp_path / "out.jsonl", [row])
     written = json.loads((tmp_path / "out.jsonl").read_text())
-    assert written == columns | {"id": "rows.jsonl:1", "fault": ""}
+    assert written == columns | {"id": "rows.jsonl:1"}
 
 
 @pytest.mark.parametrize("make", [chat, sharegpt])

@@ -80,3 +80,31 @@ def test_documents(tmp_path):
     assert (
         write_kept_text(rows, tmp_path, end_of_text=True).read_text() == "One.\nTwo.\n<|endoftext|>\nThree.\n"
     )
+
+
+def test_a_parquet_tables_types_and_values_come_back(tmp_path):
+    table = pa.table(
+        {
+            "instruction": ["a", "b", "c"],
+            "small": pa.array([1, None, 3], pa.int8()),
+            "half": pa.array([0.5, float("nan"), 2.0], pa.float32()),
+            "when": pa.array([1, 2, 3], pa.timestamp("ms", "UTC")),
+            "raw": pa.array([b"\x00", b"\xff", None]),
+            "kind": pa.array(["x", "y", "x"]).dictionary_encode(),
+        }
+    )
+    path = tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(table, path, row_group_size=2)
+    written = pyarrow.parquet.read_table(keep(path, tmp_path))
+    assert written.drop_columns("score").equals(pyarrow.parquet.read_table(path).take([0, 2]))
+    assert written["score"].to_pylist() == [0.25, 0.75]
+
+
+def test_numbers_that_json_does_not_have_become_null(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"output": "a", "x": [NaN, 1.5]}\n{"output": "b"}\n{"output": "c", "x": -Infinity}\n')
+    lines = keep(path, tmp_path).read_text().splitlines()
+    assert lines == [
+        '{"output": "a", "x": [null, 1.5], "score": 0.25}',
+        '{"output": "c", "x": null, "score": 0.75}',
+    ]

@@ -5,9 +5,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from bilevel.data import check_vocabulary, load_tokenizer, train_tokenizer
+from bilevel.data import (
+    check_vocabulary,
+    encode_documents,
+    encode_rows,
+    get_template,
+    load_tokenizer,
+    train_tokenizer,
+)
+from bilevel.data.rows import Row
+from bilevel.data.tokenizer import end_tokens, start_tokens
 from bilevel.errors import InputError
 
 TEXTS = ["What is the plural of cat? cats", "What is the plural of dog? dogs", "Grüße an alle"] * 3
@@ -30,7 +40,8 @@ def test_every_byte_has_a_token_and_ids_are_dense() -> None:
 def test_merges_shorten_the_texts_they_were_learnt_from() -> None:
     text = TEXTS[0]
     small, large = (train_tokenizer(TEXTS, size) for size in (259, 280))
-    assert len(small(text)["input_ids"]) == len(text)
+    # Each call puts the start token in front.
+    assert len(small(text)["input_ids"]) == len(text) + 1
     assert len(large(text)["input_ids"]) < len(text) / 2
     assert len(large.get_vocab()) == 280
 
@@ -119,3 +130,17 @@ def test_real_folders(shared_folder: Path) -> None:
     assert gpt2("Hello world")["input_ids"] == [15496, 995]
     with pytest.raises(InputError, match="50257 tokens"):
         check_vocabulary(gpt2, 512)
+
+
+def test_what_is_trained_starts_as_the_tokenizers_own_call_does(shared_folder: Path) -> None:
+    gpt2 = load_tokenizer(shared_folder / "tokenizers" / "gpt2")
+    assert gpt2.bos_token_id is not None  # named, and never put in front
+    for tokenizer, start in ((train_tokenizer(TEXTS, 300), [0]), (gpt2, [])):
+        assert (start_tokens(tokenizer), end_tokens(tokenizer)) == (start, [])
+        row = Row("a:1", "Say hello.", "", "Hello.")
+        rows = encode_rows([row], tokenizer, get_template("plain"), 64).encoded
+        prompt = rows.tokens[0, : np.argmax(rows.loss_mask[0])].tolist()
+        assert prompt == tokenizer("Say hello.\n")["input_ids"]
+        document = Row("a:1", "", "", "Say hello.", form="text")
+        pieces = encode_documents([document], tokenizer, 64).encoded
+        assert pieces.tokens[0, : pieces.lengths[0] - 1].tolist() == tokenizer("Say hello.")["input_ids"]

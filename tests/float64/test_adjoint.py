@@ -158,3 +158,61 @@ def test_a_given_step_size_spares_the_power_iteration():
 def test_what_cannot_be_is_refused(make, said):
     with pytest.raises(ValueError, match=said):
         make()
+
+
+def solved_by(rule, matrix: np.ndarray, target: np.ndarray) -> Direction:
+    """A rule for a whole matrix."""
+
+    def lower(outer, inner, batch):
+        return Mean(0.5 * inner @ jnp.asarray(matrix) @ inner * jnp.sum(batch["one"]), jnp.sum(batch["one"]))
+
+    inner = jnp.zeros(len(target))
+    levels, point = point_of(Problem(lower, lower), jnp.zeros(()), inner, {"one": np.ones(2)})
+    return rule.solve(levels, point, jnp.asarray(target), rule.init(levels, inner))
+
+
+def singular(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A matrix of eigenvalues 3, 1, 0.5 and three zeros in a random basis, and a target with parts in all of it."""
+    basis, _ = np.linalg.qr(rng.normal(size=(6, 6)))
+    return (basis * [3.0, 1.0, 0.5, 0.0, 0.0, 0.0]) @ basis.T, basis @ np.array(
+        [1.0, 2.0, -1.0, 4.0, 0.0, 3.0]
+    )
+
+
+@pytest.mark.parametrize("rule", [conjugate_gradient(30), dense()], ids=["conjugate_gradient", "dense"])
+def test_directions_without_curvature_are_left_out_and_what_they_miss_is_the_residual(rule):
+    matrix, target = singular(np.random.default_rng(0))
+    found = solved_by(rule, matrix, target)
+    # Along them q has no meaning, and what is made of q does not see it.
+    np.testing.assert_allclose(matrix @ found.q, matrix @ np.linalg.pinv(matrix) @ target, atol=1e-6)
+    assert np.linalg.norm(found.q) < 2 * np.linalg.norm(np.linalg.pinv(matrix) @ target)
+    assert float(found.diagnostics.residual) == pytest.approx(5 / np.linalg.norm(target), rel=1e-5)
+    assert abs(float(found.diagnostics.curvature)) < 1e-12
+
+
+@pytest.mark.parametrize("rule", [conjugate_gradient(30), dense()], ids=["conjugate_gradient", "dense"])
+def test_where_nothing_curves_nothing_is_solved(rule):
+    found = solved_by(rule, np.zeros((6, 6)), np.arange(1.0, 7.0))
+    assert np.all(np.asarray(found.q) == 0.0)
+    assert float(found.diagnostics.residual) == 1.0
+
+
+def test_a_series_without_curvature_is_not_called_finite():
+    found = solved_by(neumann(5), np.zeros((6, 6)), np.arange(1.0, 7.0))
+    assert not np.isfinite(float(found.diagnostics.residual))
+
+
+def test_a_step_along_a_direction_that_turns_out_flat_is_not_called_finite():
+    # Of a first direction nothing shows that its curvature is rounding, where that happens to be positive.
+    matrices = [singular(np.random.default_rng(seed))[0] for seed in range(4)]
+    targets = [np.linalg.eigh(matrix)[1][:, 1] for matrix in matrices]
+    found = [solved_by(conjugate_gradient(6), *pair) for pair in zip(matrices, targets, strict=True)]
+    for direction in found:
+        assert np.isinf(float(direction.diagnostics.residual)) or np.linalg.norm(direction.q) < 10
+    assert any(np.isinf(float(direction.diagnostics.residual)) for direction in found)
+
+
+def test_badly_conditioned_systems_are_still_solved():
+    values = np.logspace(0, -9, 6)
+    found = solved_by(conjugate_gradient(60), np.diag(values), np.ones(6))
+    np.testing.assert_allclose(found.q, 1 / values, rtol=1e-4)

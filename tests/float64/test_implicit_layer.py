@@ -130,3 +130,25 @@ def test_layers_refuse_what_has_no_derivative():
         implicit_layer(lower, optax.sgd(0.1), 0)
     with pytest.raises(ValueError, match="depend smoothly"):
         implicit_layer(lower, optax.lion(1e-3), 3)(OUTER, START, ROWS)
+
+
+@pytest.mark.parametrize("rule", [None, conjugate_gradient(40)], ids=["steps", "conjugate_gradient"])
+def test_integers_and_absent_values_among_the_outer_variables_are_constants(rule):
+    def lower_of_power(outer, inner, batch):
+        return lower(outer["moved"], inner, batch) * outer["times"] / 2
+
+    plain = implicit_layer(lower, optax.sgd(0.1), 6, rule)
+    train = implicit_layer(lower_of_power, optax.sgd(0.1), 6, rule)
+
+    def objective(moved):
+        return upper(train({"moved": moved, "times": jnp.int32(2), "none": None}, START, ROWS))
+
+    found = jax.jit(jax.grad(objective))(OUTER)
+    expected = jax.jit(jax.grad(lambda moved: upper(plain(moved, START, ROWS))))(OUTER)
+    assert relative_error(found, expected) < 1e-10
+
+
+def test_integers_among_the_inner_variables_are_refused_by_name():
+    train = implicit_layer(lambda outer, inner, batch: inner["w"] ** 2, optax.sgd(0.1), 2)
+    with pytest.raises(ValueError, match="inner variables: n is int32, which no gradient moves"):
+        train(0.0, {"w": jnp.zeros(()), "n": jnp.int32(3)}, {})

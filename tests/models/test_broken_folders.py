@@ -97,6 +97,23 @@ BROKEN = {
         lambda f: edit_config(f, rope_scaling={"rope_type": "yarn", "factor": 2.0}),
         r"config.json: rope type 'yarn' is not supported",
     ),
+    "another model's switch": (
+        lambda f: edit_config(f, embedding_multiplier=12.0),
+        r"config.json: unknown setting embedding_multiplier 12.0: remove it if llama models compute the same",
+    ),
+    "quantised": (
+        lambda f: edit_config(f, quantization_config={"quant_method": "gptq", "bits": 4}),
+        r"config.json: unknown setting quantization_config \{'quant_method'",
+    ),
+    "looks ahead": (lambda f: edit_config(f, is_causal=False), r"is_causal False is not supported"),
+    "turns a part": (
+        lambda f: edit_config(f, rope_parameters={"rope_theta": 1e4, "partial_rotary_factor": 0.5}),
+        r"config.json: rope setting partial_rotary_factor 0.5 is not supported",
+    ),
+    "rope by kind of layer": (
+        lambda f: edit_config(f, rope_parameters={"full_attention": {"rope_theta": 1e6}}),
+        r"config.json: rope setting full_attention .* is not supported",
+    ),
     "rope no object": (lambda f: edit_config(f, rope_parameters=[1]), r"rope_parameters must be an object"),
     "no weights": (without(WEIGHTS), r"model: no weights: neither model.safetensors nor"),
     "pickled weights": (pickled, r"model: no weights: .*other formats are not read"),

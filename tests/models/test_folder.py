@@ -144,7 +144,8 @@ def test_mixed_types_are_read_in_the_widest(folder: Path) -> None:
 def test_tensors_without_meaning_are_passed_over(tmp_path: Path) -> None:
     models.write_folder(tmp_path, TIED, params_of(TIED))
     frequencies = "model.layers.0.self_attn.rotary_emb.inv_freq"
-    extras = {frequencies: np.ones(1, np.float32), "lm_head.weight": np.ones((13, 8), np.float32)}
+    copy = load_file(tmp_path / WEIGHTS)["model.embed_tokens.weight"]
+    extras = {frequencies: np.ones(1, np.float32), "lm_head.weight": copy}
     edit_weights(tmp_path, lambda tensors: tensors.update(extras))
     chex.assert_trees_all_equal(models.read_folder(tmp_path)[1], params_of(TIED))
 
@@ -222,7 +223,7 @@ def test_absent_settings_take_the_defaults_of_the_family(folder: Path) -> None:
 
 
 def test_config_of_the_source_changes_only_where_the_model_does(folder: Path) -> None:
-    edit_config(folder, torch_dtype="float32", dtype=..., eos_token_id=[3, 4], made_by="somebody")
+    edit_config(folder, torch_dtype="float32", dtype=..., eos_token_id=[3, 4], _made_by="somebody")
     (folder / "generation_config.json").write_text("{}")
     (folder / "tokenizer.json").write_text("a tokenizer")
     before = json.loads((folder / CONFIG).read_text())

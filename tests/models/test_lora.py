@@ -162,6 +162,34 @@ BROKEN = {
         r"adapter_config.json: peft_type 'IA3' is not supported: only 'LORA' is",
     ),
     "more than factors": (lambda raw, tensors: raw.update(use_dora=True), "use_dora True is not supported"),
+    "weights of the model changed on loading": (
+        lambda raw, tensors: raw.update(init_lora_weights="pissa_niter_8"),
+        "init_lora_weights 'pissa_niter_8' is not supported: only True is",
+    ),
+    "acts from somewhere on": (
+        lambda raw, tensors: raw.update(alora_invocation_tokens=[5, 6]),
+        r"alora_invocation_tokens \[5, 6\] is not supported: merge this adapter with PEFT instead",
+    ),
+    "layers given twice": (
+        lambda raw, tensors: raw.update(layer_replication=[[0, 1], [0, 2]]),
+        "layer_replication .* is not supported",
+    ),
+    "a setting of a later version": (
+        lambda raw, tensors: raw.update(use_something_new={"by": 2}),
+        "use_something_new {'by': 2} is not supported",
+    ),
+    "modules that PEFT would pass over": (
+        lambda raw, tensors: raw.update(target_modules=["v_proj"]),
+        "the weights adapt model.layers.0.self_attn.q_proj, which target_modules",
+    ),
+    "no pattern": (
+        lambda raw, tensors: raw.update(alpha_pattern={"q_proj": "8"}),
+        "alpha_pattern must hold positive numbers by module",
+    ),
+    "no regular expression": (
+        lambda raw, tensors: raw.update(rank_pattern={"q_proj(": 2}),
+        "a pattern is no regular expression",
+    ),
     "text for a rank": (lambda raw, tensors: raw.update(r="8"), "r and lora_alpha must be numbers, not '8'"),
     "wrong rank": (
         lambda raw, tensors: raw.update(r=4),

@@ -58,6 +58,19 @@ def test_a_language_model_becomes_the_functions_of_its_scores():
     assert as_model(model) is model
     assert model.first_order is model.row_losses
     assert (model.params, model.config, model.vocabulary) == (given.params, CONFIG, 11)
+    # A row's embedding is the mean of its own tokens' vectors, packed or padded; fillers have none.
+    vectors = np.asarray(given.hidden(given.params, BATCH))
+    padded = [vectors[0, :5].mean(axis=0), vectors[1].mean(axis=0)]
+    np.testing.assert_allclose(model.embed(given.params, BATCH), padded, rtol=1e-5, atol=1e-6)
+    packed = {**BATCH, "token_row": jnp.where(SEGMENTS > 0, SEGMENTS - 1 + jnp.asarray([[0], [2]]), -1)}
+    packed["row_id"] = jnp.arange(4)
+    apart = [
+        vectors[0, :3].mean(axis=0),
+        vectors[0, 3:5].mean(axis=0),
+        vectors[1].mean(axis=0),
+        0 * vectors[0, 0],
+    ]
+    np.testing.assert_allclose(model.embed(given.params, packed), apart, rtol=1e-5, atol=1e-6)
     assert (model.packs, model.tokenizer, model.described) == (True, None, "")
 
     @jax.jit

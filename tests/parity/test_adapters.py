@@ -25,11 +25,13 @@ FAMILIES = {
         {"hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 2, "num_key_value_heads": 2},
         ["q_proj", "v_proj", "down_proj"],
         ("query", "value", "down"),
+        r"layers\.[1-9]\.self_attn\.q_proj",
     ),
     "gpt2": (
         {"n_embd": 16, "n_layer": 2, "n_positions": 64},
         ["c_attn", "mlp.c_proj"],
         ("query", "key", "down"),
+        r"h\.[1-9]\.attn\.c_attn",
     ),
 }
 
@@ -57,16 +59,22 @@ def torch_logits(model: Any) -> np.ndarray:
         return model(input_ids=torch.tensor(TOKENS)).logits.numpy()
 
 
-@pytest.mark.parametrize("pattern", [False, True])
+@pytest.mark.parametrize("pattern", ["none", "modules", "layers"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_adapters_of_peft_give_the_same_logits(family: str, pattern: bool, tmp_path: Path) -> None:
+def test_adapters_of_peft_give_the_same_logits(family: str, pattern: str, tmp_path: Path) -> None:
     import torch
     from peft import LoraConfig as PeftConfig
     from peft import get_peft_model
 
     targets = FAMILIES[family][1]
-    patterns = {"rank_pattern": {targets[0]: 5}, "alpha_pattern": {targets[-1]: 3}} if pattern else {}
-    settings = PeftConfig(r=3, lora_alpha=7, target_modules=targets, use_rslora=pattern, **patterns)
+    layers = FAMILIES[family][3]
+    patterns = {
+        "none": {},
+        "modules": {"rank_pattern": {targets[0]: 5}, "alpha_pattern": {targets[-1]: 3}},
+        "layers": {"rank_pattern": {layers: 5}, "alpha_pattern": {layers: 3, targets[-1]: 2}},
+    }[pattern]
+    stabilised = pattern == "modules"
+    settings = PeftConfig(r=3, lora_alpha=7, target_modules=targets, use_rslora=stabilised, **patterns)
     model = get_peft_model(base_model(family, tmp_path / "base"), settings)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

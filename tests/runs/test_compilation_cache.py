@@ -3,6 +3,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from bilevel.runs.compilation_cache import enable_compilation_cache
+
 PROGRAM = """
 import sys
 import jax, jax.numpy as jnp
@@ -70,3 +72,13 @@ def test_folder_is_the_variable_then_the_argument_then_the_users(tmp_path: Path)
         str(tmp_path / name) for name in ("cache/bilevel-lm/jax", "variable", "argument")
     )
     assert run(FOLDERS, tmp_path) == [users] * 2 + [variable] * 2 + [argument] * 2 + ["None", "2.0"]
+
+
+def test_a_user_without_a_home_has_no_cache(monkeypatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert enable_compilation_cache() is None

@@ -7,8 +7,10 @@ import pytest
 
 from bilevel.data import ArrayRows, EncodedRows, Row
 from bilevel.errors import InputError
+from bilevel.runs import results
 from bilevel.runs.results import write_row_results
 from bilevel.runs.run_facts import RunFacts, SetFacts, read_facts, write_facts
+from bilevel.storage.piecewise import NotWrittenError
 
 
 def labelled(count: int) -> EncodedRows:
@@ -105,3 +107,24 @@ def test_broken_facts_are_named(content: str, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(InputError, match=r"run.json: no facts"):
         read_facts(tmp_path)
+
+
+def test_a_file_that_fails_costs_that_file(tmp_path: Path, monkeypatch) -> None:
+    def fails(*_: object) -> None:
+        raise ValueError("no such\ncolumn")
+
+    monkeypatch.setattr(results, "write_weights", fails)
+    with pytest.raises(NotWrittenError) as caught:
+        write_row_results(tmp_path, labelled(40), {"weight": np.arange(40.0)}, np.arange(3))
+    assert caught.value.lines == [f"{tmp_path / 'weights.parquet'} (ValueError: no such column)"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["extremes.jsonl", "selected.jsonl"]
+
+
+def test_a_full_disk_ends_the_writing_at_once(tmp_path: Path, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(results, "write_weights", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_row_results(tmp_path, labelled(40), {"weight": np.arange(40.0)}, np.arange(3))
+    assert not list(tmp_path.iterdir())

@@ -107,3 +107,11 @@ def test_environment_names_versions_devices_and_cores(tmp_path: Path) -> None:
     assert written["packages"]["jax"].startswith("0.")
     assert written["devices"] == 8
     assert 1 <= written["cores"] <= (os.cpu_count() or 1)
+
+
+def test_a_named_folder_needs_no_place_for_other_runs(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "file").write_text("in the way")
+    named = create_run_folder(tmp_path / "file" / "runs", "e", "p", 0, tmp_path / "named")
+    assert named.is_dir()
+    with pytest.raises(InputError, match=r"cannot create the run folder .* name another with --run-dir"):
+        create_run_folder(tmp_path / "file" / "runs", "e", "p", 0)

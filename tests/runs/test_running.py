@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import chex
@@ -272,3 +273,18 @@ def test_what_does_not_fit_is_said_before_anything_is_written(changes, said, tmp
         bilevel.run(given.pop("methods"), given.pop("data"), given.pop("model"), **given)
     assert said in str(refused.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_cannot_be_written_costs_the_model_alone(tmp_path):
+    def write(folder, params):
+        raise TypeError("no such type")
+
+    model = dataclasses.replace(MODEL, write=write)
+    with pytest.raises(
+        RunEnded, match=r"could not be written: .*model \(TypeError: no such type\); all else"
+    ) as ended:
+        bilevel.run(METHOD, DATA, model, folder=tmp_path / "run", layout=ALONE)
+    assert ended.value.code == 1
+    for name in ("weights.parquet", "summary.json", "report.html"):
+        assert (tmp_path / "run" / name).exists()
+    assert "no such type" in (tmp_path / "run" / "warnings.txt").read_text()

@@ -64,7 +64,7 @@ class InMemory(Checkpoints):
 
 
 def run_in_pieces(
-    folder, schedule: Schedule, start: RunState, stops=(), *, in_memory: bool = False, **options
+    folder, schedule: Schedule, start: RunState, stops=(), *, in_memory: bool = False, model=None, **options
 ) -> tuple[RunState, list[tuple], list[Where]]:
     """Runs a schedule, stopping an attempt at each of the numbers, and going on from what it saved.
 
@@ -75,6 +75,7 @@ def run_in_pieces(
         stops: after how many questions whether to stop each attempt is told so; the attempt after the last is not.
             Whoever checks types asks once or twice, too.
         in_memory: whether checkpoints stay there.
+        model: whose functions the moves ask; the toy's unless given.
         **options: of the context.
 
     Returns:
@@ -85,6 +86,7 @@ def run_in_pieces(
     kept = InMemory(folder) if in_memory else None
     for asked in itertools.chain(stops, [FOR_EVER]):
         running = context(log=lambda step, found: lines.append((step, found)), **options)
+        running = running if model is None else dataclasses.replace(running, model=model)
         checkpoints = kept or Checkpoints(folder / "checkpoints", ONLY_AT_STOPS)
         saver = CheckpointSaver(
             checkpoints,

@@ -165,3 +165,10 @@ def test_the_effective_sample_size_is_that_of_the_set(updates):
     move = Train(WEIGHED, BOTH_LEVELS, Steps(1), PLAN, updates, rows="few")
     run(move, state=state, log=lambda step, numbers: logged.append(numbers))
     assert logged[0]["effective_sample_size"] == pytest.approx(16.0, rel=1e-4)
+
+
+def test_any_number_of_devices_shares_the_rows_that_are_watched():
+    three = context(devices=3)
+    plan = dataclasses.replace(PLAN, rows=6, upper_rows=3)
+    state = run_schedule((Round((dataclasses.replace(train(2), plan=plan),)),), start(), three)
+    assert np.isfinite(state.upper_loss)

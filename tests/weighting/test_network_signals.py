@@ -12,6 +12,7 @@ from bilevel.weighting import (
     Scorer,
     loss_scorer,
     network,
+    signal_scorer,
 )
 from bilevel.weighting.network_signals import relative_losses
 from tests.weighting.pieces import ROWS, in_pieces, losses_of, moved
@@ -73,3 +74,20 @@ def test_a_loss_far_from_all_others_counts_as_three_deviations():
     found = relative_losses(losses, jnp.ones((1, 200), bool))
     assert float(found[0, 7]) == 3.0
     np.testing.assert_allclose(np.delete(np.asarray(found[0]), 7), -(199**-0.5), rtol=1e-4)
+
+
+@pytest.mark.parametrize("level", [1e-9, 0.1, 1e6])
+def test_losses_that_are_all_the_same_do_not_deviate(level):
+    real = jnp.arange(4000)[None] < 3999
+    same = jnp.full((1, 4000), level)
+    np.testing.assert_array_equal(relative_losses(same, real), 0.0)
+    apart = relative_losses(same.at[0, :2000].multiply(1.01), real)
+    np.testing.assert_allclose(np.abs(apart[real]), 1.0, rtol=2e-3)
+
+
+def test_a_column_of_one_value_says_nothing():
+    columns = jnp.stack([jnp.full(3000, 0.1), jnp.arange(3000.0)], axis=1)
+    scorer = signal_scorer(columns)
+    batch = {"row_id": jnp.arange(3000)[None]}
+    np.testing.assert_array_equal(scorer.scores(jnp.array([1.0, 0.0]), batch, None), 0.0)
+    assert float(jnp.std(scorer.scores(jnp.array([0.0, 1.0]), batch, None))) == pytest.approx(1.0, rel=1e-4)

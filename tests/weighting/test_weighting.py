@@ -170,6 +170,9 @@ def test_the_entropy_term_is_finite_at_zero_weights():
 def test_effective_sample_size_counts_equal_weights():
     assert float(effective_sample_size(jnp.array([2.0, 2.0, 0.0, 0.0]))) == pytest.approx(2.0)
     assert float(effective_sample_size(np.ones(5))) == pytest.approx(5.0)
+    for scale in (1e-30, 1e30):  # whose squares are no floats
+        assert float(effective_sample_size(scale * np.array([1.0, 1.0, 2.0]))) == pytest.approx(16 / 6)
+    assert float(effective_sample_size(np.zeros(3))) == 0.0
 
 
 def test_separation_auc_is_a_probability_with_ties_counted_half():

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from bilevel.core.curvature import HESSIAN, Curvature, relative
+from bilevel.core.curvature import HESSIAN, Curvature, inverted, relative
 from bilevel.core.hypergradient import Adjoint, Diagnostics, Direction, Levels, Point
 from bilevel.core.tree import PyTree, norm, size, widened
 
@@ -15,7 +15,8 @@ def dense(curvature: Curvature = HESSIAN, limit: int = 4096) -> Adjoint:
     """q = (H + damping I)^-1 grad_inner upper from the matrix itself.
 
     One product a column and an eigendecomposition, so that the smallest eigenvalue is known and an indefinite matrix
-    is inverted all the same. For heads, toys, and checks.
+    is inverted all the same. Eigenvectors without curvature, as far as arithmetic can tell, are left out, and what
+    they miss stands in the residual. For heads, toys, and checks.
 
     Args:
         curvature: which matrix.
@@ -38,7 +39,7 @@ def dense(curvature: Curvature = HESSIAN, limit: int = 4096) -> Adjoint:
         )
         values, vectors = jnp.linalg.eigh(0.5 * (columns + columns.T))
         damping = curvature.damping_below(jnp.max(jnp.abs(values)))
-        q = vectors @ ((vectors.T @ target) / (values + damping))
+        q = vectors @ (inverted(values + damping) * (vectors.T @ target))
         missed = target - (columns @ q + damping * q)
         diagnostics = Diagnostics(
             residual=relative(norm(missed), norm(target)), curvature=values[0] + damping, damping=damping

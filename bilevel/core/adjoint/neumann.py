@@ -66,7 +66,9 @@ def neumann(
             q, residual = sums
             image = product(residual)
             squared = vdot(residual, residual)
-            bent = jnp.where(squared > 0, vdot(residual, image) / squared, jnp.inf)
+            bent = jnp.where(
+                squared > 0, vdot(residual, image) / jnp.where(squared > 0, squared, 1.0), jnp.inf
+            )
             return (add_scaled(q, step, residual), add_scaled(residual, -step, image)), bent
 
         (q, residual), bent = jax.lax.scan(add_term, begun, None, length=iterations)

@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Float
 
 from bilevel.core.accumulate import divide, over_micro_batches
-from bilevel.core.losses import Mean, Reduction, RowLosses
+from bilevel.core.losses import Mean, Reduction, RowLosses, over
 from bilevel.core.lower_level.operations import LinearisedPass, LowerPass, Visit, Weighed
 from bilevel.core.problem import Batch, OutputLoss, RowProblem, Seen, Weighting
 from bilevel.core.tree import PyTree
@@ -53,7 +53,7 @@ class LowerRows:
         push_forward = near.push_forward
         if push_forward is None:
             return Visit(weighed, passed)
-        return Visit(weighed, passed, lambda q: push_forward(q)[None] / jnp.maximum(loss.count, 1))
+        return Visit(weighed, passed, lambda q: over(push_forward(q)[None], loss.count))
 
     def weigh(
         self, outer: PyTree, memory: PyTree, inner: PyTree, batches: Batch, losses: RowLosses | None = None
@@ -107,7 +107,7 @@ class LowerRows:
         direction: PyTree,
     ) -> Float[Array, "micro rows"]:
         scores, losses = row_scores(self.problem, inner, batches, direction)
-        return scores / jnp.maximum(losses.denominator(self.problem.reduction), 1)
+        return over(scores, losses.denominator(self.problem.reduction))
 
     def linearised_gradient(
         self,
@@ -138,7 +138,7 @@ class LowerRows:
         return LinearisedPass(
             LowerPass(loss, divide(gradient, loss.count), signal, losses),
             divide(product, loss.count),
-            scores / jnp.maximum(loss.count, 1),
+            over(scores, loss.count),
         )
 
     def loss(self, outer: PyTree, weights: Float[Array, " rows"], inner: PyTree, batch: Batch) -> Mean:
@@ -171,7 +171,7 @@ def weights_and_factors(
 
 def _per_row(losses: RowLosses, reduction: Reduction, count: Array) -> Float[Array, "micro rows"]:
     """The derivative of the lower loss with respect to each row's weight."""
-    return losses.contributions(reduction) / jnp.maximum(count, 1)
+    return over(losses.contributions(reduction), count)
 
 
 def row_losses(problem: RowProblem, inner: PyTree, batches: Batch) -> RowLosses:

@@ -20,7 +20,7 @@ from bilevel.core.lower_steps import Iterate, descend
 from bilevel.core.problem import NO_SIZES, Batch, CameFrom, Problem, RowProblem, Sizes
 from bilevel.core.solver.carry import carried
 from bilevel.core.solver.solver import BOTH, Level, Solver, SolverState, StepReport
-from bilevel.core.tree import PyTree, all_finite, norm
+from bilevel.core.tree import PyTree, all_finite, check_smooth, norm
 
 ALL = frozenset({"*"})
 """Stands for all outer variables."""
@@ -119,6 +119,8 @@ def solver_of(
         variables, memory = outer_start, ()
         if isinstance(problem, RowProblem):
             variables, memory = problem.weighting.init(jax.random.fold_in(key, 0), sizes)
+        check_smooth("outer variables", variables)
+        check_smooth("inner variables", params)
         zero = jnp.zeros((), jnp.int32)
         return SolverState(
             inner=Iterate(params, inner.init(params)),
