@@ -21,7 +21,7 @@ MORE_PROGRAMS = {
     # Tables of cases, each of which is a program of its own.
     "test_docs.py": 700,
     "float64/test_compare.py": 680,
-    "float64/test_estimators.py": 610,
+    "float64/test_estimators.py": 600,
     "float64/test_hypergradients.py": 580,
     "float64/test_unroll.py": 550,
     "float64/test_implicit_layer.py": 520,

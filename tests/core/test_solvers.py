@@ -37,6 +37,13 @@ def solvers(problem=None):
     }
 
 
+# Those that share every line with another of the table are left to the slow tests.
+EACH_SOLVER = [
+    pytest.param(name, marks=pytest.mark.slow if name in ("identity", "penalty, one copy") else ())
+    for name in solvers()
+]
+
+
 def batches(seed=0, lower_steps=1, pieces=1, size=8):
     lower = [in_micro_batches(rows(seed + k, size, POOL), pieces) for k in range(lower_steps)]
     stacked = {name: np.stack([b[name] for b in lower]) for name in lower[0]}
@@ -47,7 +54,7 @@ def compiled(solver):
     return jax.jit(solver.step, static_argnames="updates")
 
 
-@pytest.fixture(scope="module", params=solvers())
+@pytest.fixture(scope="module", params=EACH_SOLVER)
 def solver(request):
     return solvers()[request.param]
 
@@ -243,7 +250,7 @@ def gradients_alone(params, batch):
     return row_losses(jax.tree.map(reverse_only, params), batch)
 
 
-@pytest.mark.parametrize("name", solvers())
+@pytest.mark.parametrize("name", EACH_SOLVER)
 def test_first_order_passes_take_the_function_that_serves_them_alone(name):
     def after(problem):
         solver = solvers(problem)[name]

@@ -58,7 +58,16 @@ def test_how_inner_variables_are_nested_changes_nothing(name):
     assert relative_error(again, found) < 1e-9
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
+# Without compilation every operation is a program of its own: one estimator of a kind at all times.
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=() if name in ("conjugate_gradient", "penalty", "soba") else pytest.mark.slow
+        )
+        for name in ESTIMATORS
+    ],
+)
 def test_compiling_changes_nothing(name):
     known, settings = problem("quadratic"), EstimatorSettings(name)
     found, _ = outer_gradient(known, settings, settle=1)
