@@ -39,6 +39,8 @@ MODES = {
     "checkpointed": unroll("reverse", checkpoint=True),
     "forward": unroll("forward"),
 }
+# Checkpoints compute again what reverse mode kept; one test of all modes is enough to see that they agree.
+EACH_MODE = [pytest.param(mode, marks=pytest.mark.slow if mode == "checkpointed" else ()) for mode in MODES]
 
 
 def remembering() -> Weighting:
@@ -148,7 +150,7 @@ def test_every_mode_is_the_derivative_through_the_steps(name, mode):
     assert relative_error(by_mode(name, mode), by_differences(name)) < 1e-7
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", EACH_MODE)
 def test_what_weights_read_of_losses_and_memory_is_data(mode):
     name = "clipped adamw"
     found = estimated(READING, OPTIMIZERS[name], MODES[mode], *setting(name))
@@ -201,7 +203,7 @@ def test_direct_dependence_and_the_outer_penalty_are_added_once():
         assert relative_error(found - by_mode("clipped adamw", name), added) < 1e-9
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", EACH_MODE)
 def test_dead_entries_under_clip_and_adam_equal_the_reduced_problem(mode):
     """Fresh moments and parameters that the loss never touches: finite, and as if they were not there."""
     problem, optimizer = PLAIN, OPTIMIZERS["clipped adamw"]
@@ -213,7 +215,7 @@ def test_dead_entries_under_clip_and_adam_equal_the_reduced_problem(mode):
     assert relative_error(found, reference) < 1e-12
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", EACH_MODE)
 def test_gradients_of_exactly_zero_have_derivatives_where_the_optimizer_has(mode):
     """inner' = inner - rate (inner - outer) from inner = outer: d inner / d outer = 1 - (1 - rate)^steps."""
 
@@ -245,7 +247,7 @@ def coming_and_going():
     return given, finite_difference(loss_after_training(PLAIN, optimizer, *given), outer)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", EACH_MODE)
 def test_entries_that_come_and_go_are_differentiated(mode):
     given, reference = coming_and_going()
     found = estimated(PLAIN, OPTIMIZERS["clipped adamw"], MODES[mode], *given)
