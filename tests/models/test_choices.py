@@ -83,8 +83,8 @@ def test_ratings_that_all_prompts_share_and_small_batches(monkeypatch: pytest.Mo
     narrow = models.choice_log_likelihoods(params, PROMPTS, [ratings] * 4, LLAMA)
     assert [given[1]["tokens"].shape[0] for given in calls] == [2, 2]
     for scores, alone, other in zip(found, expected, narrow, strict=True):
-        np.testing.assert_allclose(scores.log_likelihoods, alone.log_likelihoods, atol=1e-5)
-        np.testing.assert_allclose(scores.log_likelihoods, other.log_likelihoods, atol=1e-5)
+        np.testing.assert_allclose(scores.log_likelihoods, alone.log_likelihoods, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(scores.log_likelihoods, other.log_likelihoods, rtol=1e-5, atol=1e-5)
 
 
 def test_eight_devices_score_as_one_does() -> None:
