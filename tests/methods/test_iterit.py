@@ -53,7 +53,7 @@ def test_every_epoch_chooses_as_the_paper_says(whole):
         candidates = order[: 2 * COUNT]
     assert not np.array_equal(state.rows("chosen_1"), state.rows("chosen_2"))
     first = measure_rows(complexity(), MODEL, POOL, layout=data_layout(jax.devices()[:1]), batch_rows=16)
-    np.testing.assert_allclose(state.column("complexity_1"), first[""], rtol=1e-6)
+    np.testing.assert_allclose(state.column("complexity_1"), first[""], rtol=1e-5)
 
 
 def test_one_optimizer_and_one_learning_rate_run_through_all_epochs(whole):

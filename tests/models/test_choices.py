@@ -92,7 +92,7 @@ def test_eight_devices_score_as_one_does() -> None:
     rows = NamedSharding(mesh, PartitionSpec("data"))
     score = partial(models.choice_log_likelihoods, params_of(LLAMA), PROMPTS, CONTINUATIONS, LLAMA)
     for scores, expected in zip(score(sharding=rows), score(), strict=True):
-        np.testing.assert_allclose(scores.log_likelihoods, expected.log_likelihoods, atol=1e-5)
+        np.testing.assert_allclose(scores.log_likelihoods, expected.log_likelihoods, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

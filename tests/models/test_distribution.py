@@ -66,8 +66,10 @@ def test_draws_are_as_frequent_as_they_are_probable(case: str) -> None:
     found = np.bincount(drawn.token, minlength=VOCABULARY)
     assert found[expected == 0].sum() == 0
     assert chisquare(found[expected > 0], count * expected[expected > 0]).pvalue > 1e-3
-    np.testing.assert_allclose(drawn.behaviour, np.log(expected[drawn.token]), atol=1e-5)
-    np.testing.assert_allclose(drawn.policy, np.log(by_sorting(row, 1.0, None, None)[drawn.token]), atol=1e-5)
+    np.testing.assert_allclose(drawn.behaviour, np.log(expected[drawn.token]), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        drawn.policy, np.log(by_sorting(row, 1.0, None, None)[drawn.token]), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_a_row_is_drawn_by_its_own_key() -> None:
