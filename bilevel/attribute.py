@@ -38,6 +38,7 @@ from bilevel.runs.progress import Progress
 from bilevel.runs.remade import job_of_folder
 from bilevel.runs.run_record import has_begun
 from bilevel.runs.timing import read_timings
+from bilevel.tool import run_tool
 
 FOLDER = "attribution"
 WHOLE_RUN = "whole_run"
@@ -46,17 +47,11 @@ _USUAL = ("optimizer_aware", *CONTROLS)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code: 0, or 2 for bad input."""
-    options = _parser().parse_args(arguments)
-    enable_compilation_cache()
-    try:
-        _attribute(options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_tool(_parser(), _attribute, arguments)
 
 
 def _attribute(options: argparse.Namespace) -> None:
+    enable_compilation_cache()
     folder: Path = options.folder
     others = _named_estimators(options.estimators)
     job = job_of_folder(folder, options.made_by)

@@ -20,7 +20,7 @@ from bilevel.errors import InputError
 from bilevel.runs.compilation_cache import enable_compilation_cache
 from bilevel.runs.remade import job_of_folder
 from bilevel.runs.standing import standing
-from bilevel.started import stand_behind_installed
+from bilevel.tool import run_tool
 
 _FAR = 10
 """Steps over which looking one step ahead shows."""
@@ -29,18 +29,11 @@ _SETTLE = 50
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code: 0, or 2 for bad input."""
-    options = _parser().parse_args(arguments)
-    stand_behind_installed()
-    enable_compilation_cache()
-    try:
-        _check(options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_tool(_parser(), _check, arguments)
 
 
 def _check(options: argparse.Namespace) -> None:
+    enable_compilation_cache()
     unknown = [name for name in options.hypergradient if name not in ESTIMATORS]
     if unknown:
         raise InputError(f"--hypergradient {unknown[0]}: choose among {', '.join(ESTIMATORS)}")

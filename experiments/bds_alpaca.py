@@ -33,7 +33,7 @@ from bilevel.storage.fingerprint import fingerprint_source
 from experiments.bds_config import AUTHOR_WARNING, PRESETS, BDSAlpaca, check_author, presets_for
 from experiments.loading import REFUSALS, Inputs, load_rows, record_of
 from experiments.options import in_steps
-from experiments.tasks import prepared_tasks
+from experiments.tasks import job_with_tasks
 
 NAME = "bds_alpaca"
 
@@ -64,18 +64,7 @@ def job_of(config: BDSAlpaca) -> Job:
             methods["clean_only"] = clean_only(inputs.model, inputs.data, faulty=faulty, **given)
     # The folder keeps the configuration as it was asked for: epochs of whatever rows it is run on again.
     record = record_of(NAME, config, inputs, training.plan, **also)
-    checkpoints = config.run.checkpoints
-    return Job(
-        methods,
-        inputs.data,
-        inputs.model,
-        main="bds",
-        seed=config.seed,
-        tasks=prepared_tasks(asked, config.evaluation, inputs),
-        layout=inputs.layout,
-        checkpoints=checkpoints,
-        record=record,
-    )
+    return job_with_tasks(methods, inputs, config, asked, record, main="bds")
 
 
 def job_of_run(folder: Path) -> Job:

@@ -22,7 +22,7 @@ from experiments.dwm_stages import compared_with, in_stages
 from experiments.loading import REFUSALS, load_documents, record_of
 from experiments.options import in_steps
 from experiments.pretrain_config import PRESETS, DWMPretrain
-from experiments.tasks import prepared_tasks
+from experiments.tasks import job_with_tasks
 
 NAME = "dwm_pretrain"
 
@@ -51,17 +51,8 @@ def job_of(config: DWMPretrain) -> Job:
         faulty = labelled(inputs, "fault")
         if faulty.any():
             methods["clean_only"] = clean_only(model, data, faulty=faulty, **given)
-    return Job(
-        methods,
-        data,
-        model,
-        main="dwm",
-        seed=config.seed,
-        tasks=prepared_tasks(asked, config.evaluation, inputs),
-        layout=inputs.layout,
-        checkpoints=config.run.checkpoints,
-        record=record_of(NAME, config, inputs, training.plan),
-    )
+    record = record_of(NAME, config, inputs, training.plan)
+    return job_with_tasks(methods, inputs, config, asked, record, main="dwm")
 
 
 def job_of_run(folder: Path) -> Job:

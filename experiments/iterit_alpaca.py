@@ -16,7 +16,7 @@ from bilevel.runs.job import Job
 from bilevel.runs.running import run_configured
 from experiments.iterit_config import PRESETS, IterITAlpaca
 from experiments.loading import REFUSALS, Inputs, load_rows, record_of
-from experiments.tasks import prepared_tasks
+from experiments.tasks import job_with_tasks
 
 NAME = "iterit_alpaca"
 
@@ -34,17 +34,8 @@ def job_of(config: IterITAlpaca) -> Job:
     methods = {"iterit": _iterit(config, inputs)(settings=config.iterit)}
     if config.baselines == "all":
         methods |= _controls(config, inputs)
-    return Job(
-        methods,
-        inputs.data,
-        inputs.model,
-        main="iterit",
-        seed=config.seed,
-        layout=inputs.layout,
-        checkpoints=config.run.checkpoints,
-        tasks=prepared_tasks(asked, config.evaluation, inputs),
-        record=record_of(NAME, config, inputs, config.training.plan),
-    )
+    record = record_of(NAME, config, inputs, config.training.plan)
+    return job_with_tasks(methods, inputs, config, asked, record, main="iterit")
 
 
 def _iterit(config: IterITAlpaca, inputs: Inputs) -> Callable[..., Method]:

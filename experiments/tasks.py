@@ -1,7 +1,8 @@
-"""Flags about tasks: which, and how they are put to a model."""
+"""Flags about tasks, and the job of an experiment whose models are asked them at its end."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ from bilevel.evaluation import (
     TaskOptions,
     read_tasks,
 )
+from bilevel.runs.job import Job, Record
 from experiments.loading import Inputs
 
 
@@ -79,7 +81,7 @@ class EvaluationOptions(TaskFlags):
         return read_tasks(self.evaluate, self.options, self.limit)
 
 
-def prepared_tasks(tasks: tuple[Task, ...], flags: TaskFlags, inputs: Inputs) -> tuple[PreparedTask, ...]:
+def _prepared_tasks(tasks: tuple[Task, ...], flags: TaskFlags, inputs: Inputs) -> tuple[PreparedTask, ...]:
     """Tasks as the model of a run reads them.
 
     Args:
@@ -94,3 +96,41 @@ def prepared_tasks(tasks: tuple[Task, ...], flags: TaskFlags, inputs: Inputs) ->
     language = inputs.language
     reading = Reading(language.tokenizer, language.config.max_positions, template, too_long=flags.too_long)
     return tuple(task.prepared(reading) for task in tasks)
+
+
+def job_with_tasks(
+    methods: Mapping[str, Any],
+    inputs: Inputs,
+    config: Any,
+    asked: tuple[Task, ...],
+    record: Record,
+    *,
+    main: str,
+    learned: tuple[str, ...] = (),
+) -> Job:
+    """The job of an experiment on text.
+
+    Args:
+        methods: as of `Job`.
+        inputs: rows and model.
+        config: the experiment's configuration, with `seed`, `evaluation` and `run`.
+        asked: the tasks of its flags, read before the rows were.
+        record: what the run's folder says of the run.
+        main: as of `Job`.
+        learned: as of `Job`.
+
+    Raises:
+        InputError: a row of a task is too long for the model.
+    """
+    return Job(
+        methods,
+        inputs.data,
+        inputs.model,
+        main=main,
+        seed=config.seed,
+        learned=learned,
+        tasks=_prepared_tasks(asked, config.evaluation, inputs),
+        layout=inputs.layout,
+        checkpoints=config.run.checkpoints,
+        record=record,
+    )

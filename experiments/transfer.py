@@ -21,7 +21,7 @@ from bilevel.storage.snapshots import Snapshot, check_tokenizer, read_snapshots
 from experiments.bds_alpaca import labelled
 from experiments.loading import REFUSALS, Inputs, load_documents, load_rows, record_of
 from experiments.options import in_steps
-from experiments.tasks import prepared_tasks
+from experiments.tasks import job_with_tasks
 from experiments.transfer_config import PRESETS, Transfer, check_kind, presets_for, reads_text
 
 NAME = "transfer"
@@ -51,17 +51,8 @@ def job_of(config: Transfer) -> Job:
     networks = fingerprint_tree([snapshot.parameters for snapshot in snapshots])
     record = record_of(NAME, config, inputs, training.plan, **{"the network of --weighting": networks})
     wording = _other_wording(snapshots[0], data.template)
-    return Job(
-        methods,
-        data,
-        model,
-        main="transferred",
-        seed=config.seed,
-        tasks=prepared_tasks(asked, config.evaluation, inputs),
-        layout=inputs.layout,
-        checkpoints=config.run.checkpoints,
-        record=replace(record, notices=(*record.notices, *wording)),
-    )
+    record = replace(record, notices=(*record.notices, *wording))
+    return job_with_tasks(methods, inputs, config, asked, record, main="transferred")
 
 
 def job_of_run(folder: Path) -> Job:

@@ -80,3 +80,12 @@ def shared_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no shared files: {folder} is no folder (set BILEVEL_SHARED)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def stories_folder(shared_folder: Path) -> Path:
+    """The folder of a small trained model."""
+    folder = shared_folder / "models" / "stories260k"
+    if not folder.is_dir():
+        pytest.skip(f"no trained model: {folder} is no folder")
+    return folder

@@ -5,9 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bilevel.errors import InputError
 from bilevel.report import write_report
-from bilevel.started import stand_behind_installed
+from bilevel.tool import run_tool
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,14 +16,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Write report.html from what stands in a run's folder, also of a run that still goes on.",
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="folder of a run")
-    stand_behind_installed()
-    for folder in parser.parse_args(arguments).runs:
-        try:
-            print(f"report: {write_report(folder)}")
-        except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-    return 0
+    return run_tool(parser, _report, arguments)
+
+
+def _report(options: argparse.Namespace) -> None:
+    for folder in options.runs:
+        print(f"report: {write_report(folder)}")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import base64
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -73,15 +72,8 @@ class MeasuredRows:
             self._ledger.append(key(*keys), {"rows": keys, "float32": text})
         self._rows.update(zip(keys, values, strict=True))
 
-    def __enter__(self) -> MeasuredRows:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Lets other processes have the file."""
         if self._ledger is not None:
             self._ledger.close()
 

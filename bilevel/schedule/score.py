@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -177,13 +177,13 @@ class Score(Move):
         )
         return dict(zip(measure.columns, found.T, strict=True))
 
-    def _measured(self, state: RunState, context: Context) -> MeasuredRows | AbstractContextManager[None]:
+    def _measured(self, state: RunState, context: Context) -> AbstractContextManager[MeasuredRows | None]:
         """What is known by content: a file for this measure and this model."""
         folder = self.folder or (context.folder and context.folder / SIGNALS)
         if self.measure.contents is None or folder is None:
             return nullcontext()
         path = file_of(folder, self.measure.name, context.model, state.models[self.model])
-        return MeasuredRows(path, context.layout)
+        return closing(MeasuredRows(path, context.layout))
 
     def _before(self, name: str, state: RunState) -> np.ndarray:
         """The column to fill: what rows outside the set had, nan for those that had nothing."""

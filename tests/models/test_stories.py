@@ -23,16 +23,8 @@ CONTINUATION = (
 
 
 @pytest.fixture(scope="module")
-def folder(shared_folder: Path) -> Path:
-    folder = shared_folder / "models" / "stories260k"
-    if not folder.is_dir():
-        pytest.skip(f"no trained model: {folder} is no folder")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    return PreTrainedTokenizerFast.from_pretrained(folder)
+def tokenizer(stories_folder: Path) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast.from_pretrained(stories_folder)
 
 
 def row(tokenizer: PreTrainedTokenizerFast, text: str) -> dict:
@@ -41,15 +33,15 @@ def row(tokenizer: PreTrainedTokenizerFast, text: str) -> dict:
     return {"tokens": tokens, "segments": jnp.ones_like(tokens)}
 
 
-def test_loss_of_a_sentence(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    config, params = models.read_folder(folder)
+def test_loss_of_a_sentence(stories_folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    config, params = models.read_folder(stories_folder)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 260_032
     loss = models.token_scores(params, row(tokenizer, SENTENCE), config).loss
     np.testing.assert_allclose(jnp.mean(loss[0, 1:]), 0.3535, atol=5e-5)
 
 
-def test_greedy_text(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    config, params = models.read_folder(folder)
+def test_greedy_text(stories_folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    config, params = models.read_folder(stories_folder)
     batch = row(tokenizer, "Once upon a time")
     (answer,) = models.generate(
         params, np.asarray(batch["tokens"]).tolist(), None, models.Sampling(50), config
@@ -57,13 +49,13 @@ def test_greedy_text(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     assert tokenizer.decode(answer.tokens).startswith(CONTINUATION)
 
 
-def test_round_trip(folder: Path, tmp_path: Path) -> None:
-    config, params = models.read_folder(folder)
-    models.write_folder(tmp_path, config, params, source=folder)
+def test_round_trip(stories_folder: Path, tmp_path: Path) -> None:
+    config, params = models.read_folder(stories_folder)
+    models.write_folder(tmp_path, config, params, source=stories_folder)
     assert json.loads((tmp_path / "config.json").read_text()) == json.loads(
-        (folder / "config.json").read_text()
+        (stories_folder / "config.json").read_text()
     )
     copy_config, copy = models.read_folder(tmp_path)
     assert copy_config == config
     chex.assert_trees_all_close(copy, params, atol=1e-6)
-    assert (tmp_path / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+    assert (tmp_path / "tokenizer.json").read_bytes() == (stories_folder / "tokenizer.json").read_bytes()

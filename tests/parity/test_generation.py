@@ -78,14 +78,11 @@ def test_greedy_and_choices_of_every_family(name: str, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def stories(shared_folder: Path) -> tuple[Any, Any]:
+def stories(stories_folder: Path) -> tuple[Any, Any]:
     """The trained model in torch, and here."""
     from transformers import AutoModelForCausalLM
 
-    folder = shared_folder / "models" / "stories260k"
-    if not folder.is_dir():
-        pytest.skip(f"no trained model: {folder} is no folder")
-    return AutoModelForCausalLM.from_pretrained(folder).eval(), models.load(folder)
+    return AutoModelForCausalLM.from_pretrained(stories_folder).eval(), models.load(stories_folder)
 
 
 def test_greedy_of_a_trained_model_on_fifty_prompts(stories: tuple[Any, Any], shared_folder: Path) -> None:

@@ -40,14 +40,6 @@ TASK = {
 
 
 @pytest.fixture(scope="module")
-def folder(shared_folder: Path) -> Path:
-    folder = shared_folder / "models" / "stories260k"
-    if not folder.is_dir():
-        pytest.skip(f"no trained model: {folder} is no folder")
-    return folder
-
-
-@pytest.fixture(scope="module")
 def rows(shared_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = shared_folder / "data" / "eval_arc_easy.jsonl"
     if not source.is_file():
@@ -58,18 +50,20 @@ def rows(shared_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def language(folder: Path) -> models.LanguageModel:
-    return models.load(folder)
+def language(stories_folder: Path) -> models.LanguageModel:
+    return models.load(stories_folder)
 
 
 @pytest.fixture(scope="module")
-def theirs(folder: Path) -> Any:
+def theirs(stories_folder: Path) -> Any:
     """The harness's own model on torch."""
     from lm_eval.models.huggingface import HFLM
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=8, add_bos_token=True)
+        return HFLM(
+            pretrained=str(stories_folder), device="cpu", dtype="float32", batch_size=8, add_bos_token=True
+        )
 
 
 @pytest.fixture(scope="module")

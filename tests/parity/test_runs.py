@@ -20,18 +20,19 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def base(shared_folder: Path) -> Path:
-    folder = shared_folder / "models" / "stories260k"
-    if not folder.is_dir():
-        pytest.skip(f"no trained model: {folder} is no folder")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def left(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def left(stories_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The model folders of two runs that differ in whether the adapter is merged."""
     folder = tmp_path_factory.mktemp("runs")
-    flags = ["--corpus.rows", "64", "--corpus.valid", "16", "--corpus.test", "8", "--model", str(base)]
+    flags = [
+        "--corpus.rows",
+        "64",
+        "--corpus.valid",
+        "16",
+        "--corpus.test",
+        "8",
+        "--model",
+        str(stories_folder),
+    ]
     flags += ["--lora.rank", "4", "--lora.targets", "all", "--learning-rate", "0.03", "--baselines", "none"]
     flags += ["--steps", "5", "--batch-rows", "16", "--upper-rows", "16"]
     for name, merge in (("adapter", []), ("merged", ["--merge"])):
@@ -39,14 +40,16 @@ def left(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
     return {name: folder / name / "model" for name in ("adapter", "merged")}
 
 
-def test_adapters_load_in_peft_and_merged_models_in_transformers(base: Path, left: dict[str, Path]) -> None:
+def test_adapters_load_in_peft_and_merged_models_in_transformers(
+    stories_folder: Path, left: dict[str, Path]
+) -> None:
     import torch
     from peft import AutoPeftModelForCausalLM, PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     text = "Once upon a time, there was a little girl named Lily. She said: add 3 and 4."
     tokens = np.array([load_tokenizer(left["adapter"])(text)["input_ids"]])
-    config, params = models.read_folder(base)
+    config, params = models.read_folder(stories_folder)
     settings, adapter = models.read_adapter(left["adapter"], config)
     attached = lora.attach(params, adapter, settings)
     expected = models.logits(attached, tokens, np.ones_like(tokens), config)
@@ -54,7 +57,7 @@ def test_adapters_load_in_peft_and_merged_models_in_transformers(base: Path, lef
 
     loaded = {
         "onto its base": PeftModel.from_pretrained(
-            AutoModelForCausalLM.from_pretrained(base), left["adapter"]
+            AutoModelForCausalLM.from_pretrained(stories_folder), left["adapter"]
         ),
         "by itself": AutoPeftModelForCausalLM.from_pretrained(left["adapter"]),
         "merged": AutoModelForCausalLM.from_pretrained(left["merged"]),
